@@ -1,0 +1,1 @@
+"""Keys and projects: who calls, and what belongs to whom."""

@@ -1,0 +1,102 @@
+"""What a pass, a runtime and a metric say of themselves. Data alone: the hands are in `workers`, bound by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"]
+InputRole = Literal["calibration", "train", "validation", "teacher"]
+Need = Literal["required", "optional", "required-or-synthetic"]
+
+
+class Params(BaseModel):
+    """Parameters of a pass, runtime or metric: every field carries a description; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """One transformation of a model.
+
+    `consumes` are the precisions that it takes, `produces` the one it leaves (None: as it was). `inputs` are the
+    datasets or models that it reads. `over_2gb`: whether it works on a model whose weights pass protobuf's 2 GB.
+    `version` goes up whenever the same input may give another output; it is part of every step key.
+    """
+
+    name: str
+    version: int
+    title: str
+    params: type[Params]
+    consumes: frozenset[Precision]
+    produces: Precision | None
+    over_2gb: bool
+    formats: frozenset[str] = frozenset({"onnx"})
+    inputs: Mapping[InputRole, Need] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
+    hardware: bool = False  # whether the machine is part of the step key
+
+    @property
+    def documentation(self) -> str:
+        """The parameter class's docstring."""
+        return (self.params.__doc__ or "").strip()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What validation and presets know of a model: read from an inspected model's row."""
+
+    format: str
+    precision: Precision
+    operators: Mapping[str, int]
+    size_bytes: int
+    inputs: tuple[Mapping[str, Any], ...]  # {name, dtype, shape}; a free dimension is a string or None
+    outputs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class PresetContext:
+    """What a preset may look at."""
+
+    model: ModelFacts
+    calibration: str | None  # the dataset that calibration may read
+    allow_synthetic: bool
+
+
+Preset = Callable[[PresetContext], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """What runs an engine. `preset` gives the passes of a job that names none; its docstring is its documentation."""
+
+    name: str
+    version: int
+    title: str
+    params: type[Params]
+    device: str  # cpu, cuda, …
+    formats: frozenset[str]  # of the models that `build` takes
+    preset: Preset
+    packages: tuple[str, ...] = ()
+
+    @property
+    def documentation(self) -> str:
+        """The parameter class's docstring."""
+        return (self.params.__doc__ or "").strip()
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What accuracy means. `paired` metrics compare the optimized outputs with the original's and need no labels."""
+
+    name: str
+    title: str
+    documentation: str
+    unit: str
+    higher_is_better: bool
+    needs_labels: bool
+    paired: bool
+    low: float | None = None  # the least value it can take
+    high: float | None = None

@@ -1,0 +1,116 @@
+"""Every setting of Burnish. Each is an environment variable `BURNISH_<NAME>`."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Settings(BaseSettings):
+    """Read once from the environment; the same class serves API, workers and commands."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNISH_", extra="ignore")
+
+    data_dir: Path = Field(
+        Path(".burnish"),
+        description="Directory of the embedded service: database, blobs, scratch, logs.",
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL, `postgresql+psycopg://…` or `sqlite:///…`. Empty: SQLite under the data directory.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="The Celery broker, a Redis or Valkey URL."
+    )
+    storage_dir: Path | None = Field(
+        None,
+        description="Where blobs live; API and workers must share it. Empty: `blobs` under the data directory.",
+    )
+    scratch_dir: Path | None = Field(
+        None, description="Where attempts work. Empty: `scratch` under the data directory."
+    )
+    public_url: str = Field(
+        "http://127.0.0.1:8000", description="The address that clients see; used in links."
+    )
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_json: bool = Field(True, description="Log lines as JSON; false: for people.")
+
+    max_upload_bytes: int = Field(
+        64 * GIB, gt=0, description="Largest upload in bytes; a larger one is 413 `payload_too_large`."
+    )
+    max_body_bytes: int = Field(1 * MIB, gt=0, description="Largest JSON body in bytes; a larger one is 413.")
+    max_archive_bytes: int = Field(
+        128 * GIB, gt=0, description="Largest total size, in bytes, that an uploaded archive may unpack to."
+    )
+    max_archive_files: int = Field(10_000, gt=0, description="Most files that an uploaded archive may hold.")
+    max_wait_seconds: float = Field(
+        60.0, gt=0, description="Longest `?wait=` in seconds; a larger one is cut to this."
+    )
+    events_poll_seconds: float = Field(
+        0.25, gt=0, description="How often the notifier of an API process looks for new events, in seconds."
+    )
+    idempotency_hours: float = Field(
+        24.0, gt=0, description="How long an `Idempotency-Key` is remembered, in hours."
+    )
+
+    lease_seconds: float = Field(
+        30.0, gt=0, description="How long a claim lasts without a heartbeat, in seconds."
+    )
+    heartbeat_seconds: float = Field(
+        5.0, gt=0, description="How often a supervisor renews its lease, in seconds."
+    )
+    sweep_seconds: float = Field(
+        10.0, gt=0, description="How often the sweep looks for lost jobs, in seconds."
+    )
+    resend_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="A job queued for longer than this since its last message is sent again, in seconds.",
+    )
+    worker_seen_seconds: float = Field(
+        30.0, gt=0, description="A worker that was not heard of for longer than this is offline, in seconds."
+    )
+    max_attempts: int = Field(
+        3, gt=0, description="Attempts of a job without a newly stored step before it fails."
+    )
+    inspect_seconds: float = Field(300.0, gt=0, description="Longest inspection of an upload, in seconds.")
+    step_seconds: float = Field(
+        3600.0, gt=0, description="A child that reports nothing for longer than this hangs, in seconds."
+    )
+    child_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most resident memory of a child and its processes, in bytes. 0: 80% of the machine's.",
+    )
+    child_file_bytes: int = Field(
+        64 * GIB, gt=0, description="Largest file that a child may write, in bytes."
+    )
+    max_log_bytes: int = Field(
+        1 * MIB, gt=0, description="Most log text kept per job, in bytes; the middle is cut."
+    )
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database URL, SQLite under the data directory where none was given."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'burnish.db').resolve()}"
+
+    @property
+    def blobs_path(self) -> Path:
+        """The directory that holds blobs."""
+        return (self.storage_dir or self.data_dir / "blobs").resolve()
+
+    @property
+    def scratch_path(self) -> Path:
+        """The directory in which attempts work."""
+        return (self.scratch_dir or self.data_dir / "scratch").resolve()
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

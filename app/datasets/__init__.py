@@ -1,0 +1,1 @@
+"""Uploaded samples: calibration, evaluation and training data."""

@@ -1,0 +1,1 @@
+"""Requests to do work, and their state machine."""

@@ -1,0 +1,1 @@
+"""Numbers with their unit, samples, spread and machine."""

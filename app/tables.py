@@ -1,0 +1,18 @@
+"""Every table, imported so that the metadata is whole: for migrations, and for whoever opens the database."""
+
+from app.artifacts.tables import Artifact, ArtifactInput
+from app.auth.tables import ApiKey, IdempotencyKey, Project
+from app.datasets.tables import Dataset
+from app.db import Base
+from app.events.tables import Event
+from app.fleet.tables import DeviceLease, Worker
+from app.jobs.tables import Job, JobLog, JobStep, StepResult
+from app.measurements.tables import Measurement
+from app.models.tables import Model
+
+__all__ = [
+    "ApiKey", "Artifact", "ArtifactInput", "Base", "Dataset", "DeviceLease", "Event", "IdempotencyKey",
+    "Job", "JobLog", "JobStep", "Measurement", "Model", "Project", "StepResult", "Worker",
+]  # fmt: skip
+
+metadata = Base.metadata

@@ -1,0 +1,69 @@
+"""What a supervisor hands to a child: one attempt of one job, as one JSON file. The child needs nothing else."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class SubjectFiles(BaseModel):
+    """The model to work on, laid out under `root`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    digest: str
+    root: Path
+    entry: str
+    format: str
+    signature: dict[str, Any]  # {inputs, outputs: [{name, dtype, shape}]}
+    facts: dict[str, Any]
+    name: str
+
+
+class DatasetFiles(BaseModel):
+    """A dataset laid out under `root`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    digest: str
+    root: Path
+    format: str
+    name: str
+
+
+class OptimizeAssignment(BaseModel):
+    """One attempt of an `optimize` job. `recipe`, `target`, `evaluation`, `budget`, `options` are the job's request,
+    normalized: defaults filled in, pass versions pinned, one target."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["optimize"] = "optimize"
+    job_id: str
+    attempt: int
+    scratch: Path
+    seed: int = 0
+    subject: SubjectFiles
+    datasets: dict[str, DatasetFiles]  # by id
+    recipe: dict[str, Any]
+    target: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    budget: dict[str, Any] | None
+    options: dict[str, Any]
+
+
+class InspectAssignment(BaseModel):
+    """One inspection of an upload: `file` is the upload as it came."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["inspect"] = "inspect"
+    subject: Literal["model", "dataset"]
+    subject_id: str
+    scratch: Path
+    file: Path
+    filename: str
+    declared: dict[str, Any]
+    max_archive_bytes: int
+    max_archive_files: int

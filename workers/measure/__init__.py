@@ -1,0 +1,1 @@
+"""Latency, memory, fidelity, accuracy. Knows no runtime's name."""

@@ -1,0 +1,65 @@
+"""What every runtime gives: build, load, run, facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from app.catalog.spec import Params
+from workers.model_handle import ModelHandle
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine: `entry` is the file to load, relative to `root`, which holds every file that it needs."""
+
+    root: Path
+    entry: str
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # nodes by operator and precision, fused quantization, …
+
+    @property
+    def path(self) -> Path:
+        """The file to load."""
+        return self.root / self.entry
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files that the engine needs."""
+        return sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
+
+
+class LoadedEngine(Protocol):
+    """An engine in memory, ready to run. `inputs` and `outputs` are [{name, dtype (numpy), shape}], free dimensions None."""
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]: ...
+
+
+class Runtime(Protocol):
+    """One file a runtime implements this, registered by `@implements(SPEC)`."""
+
+    def build(self, model: ModelHandle, params: Params, out: Path) -> Engine:
+        """Turn a model into an engine inside `out`.
+
+        Raises:
+            UnsupportedOperator, InvalidModel: the runtime refuses the model; the error names node and cause.
+        """
+        ...
+
+    def load(self, engine: Engine, params: Params) -> LoadedEngine: ...
+
+    def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
+        """Where the engine is valid: runtime version, device, CPU features, shapes (for the manifest)."""
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """Distribution versions that matter for results."""
+        ...
