@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.catalog.spec import PROTOBUF_LIMIT_BYTES as PROTOBUF_LIMIT_BYTES
+
 if TYPE_CHECKING:
     import onnx
-
-PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True)

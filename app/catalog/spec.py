@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"]
 InputRole = Literal["calibration", "train", "validation", "teacher"]
 Need = Literal["required", "optional", "required-or-synthetic"]
+PROTOBUF_LIMIT_BYTES = 2**31 - 1  # a larger model keeps its weights in files beside the protobuf
 
 
 class Params(BaseModel):
@@ -65,7 +66,15 @@ class PresetContext:
     allow_synthetic: bool
 
 
-Preset = Callable[[PresetContext], list[dict[str, Any]]]
+@dataclass(frozen=True)
+class PresetChoice:
+    """What a preset chose: the steps of a recipe, and why these, in sentences for the report."""
+
+    passes: list[dict[str, Any]]
+    reasons: list[str]
+
+
+Preset = Callable[[PresetContext], PresetChoice]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,326 @@
+"""Recipes as plain data: validated against catalog, model and datasets before anything is queued. Pure."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.catalog.passes import PASSES
+from app.catalog.runtimes import RUNTIMES
+from app.catalog.spec import (
+    PROTOBUF_LIMIT_BYTES,
+    InputRole,
+    ModelFacts,
+    Params,
+    PassSpec,
+    Precision,
+    PresetContext,
+    RuntimeSpec,
+)
+from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
+
+ERRORS_SHOWN = 20
+
+
+class RecipeStep(BaseModel):
+    """One pass with its parameters and the data that it reads. A stored step pins the pass's version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    name: str = Field(alias="pass", description="The pass's name in `GET /v1/passes`.")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="The pass's parameters; absent ones take their defaults."
+    )
+    inputs: dict[InputRole, str] = Field(
+        default_factory=dict, description="Dataset ids by role: calibration, train, validation, teacher."
+    )
+    version: int | None = Field(
+        default=None, description="The pass's version. Absent: the current one, which the job then pins."
+    )
+
+
+class Recipe(BaseModel):
+    """An ordered list of passes: a person can read it, store it and send it again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema", description="The recipe format's version.")
+    passes: list[RecipeStep] = Field(max_length=100, description="What is done to the model, in order.")
+    notes: list[str] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Why a preset chose these passes. Read by people alone: it changes nothing.",
+    )
+
+    def dataset_ids(self) -> set[str]:
+        """Every dataset that a step names."""
+        return {id_ for step in self.passes for id_ in step.inputs.values()}
+
+
+class Target(BaseModel):
+    """Where the engine runs: a runtime and its parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runtime: str = Field(description="The runtime's name in `GET /v1/runtimes`.")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="The runtime's parameters; absent ones take their defaults."
+    )
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What validation knows of a dataset: `inputs` is {name: {dtype, shape}} without the sample axis."""
+
+    id: str
+    digest: str
+    samples: int
+    inputs: Mapping[str, Mapping[str, Any]]
+    labels: Mapping[str, Any] | None
+
+
+class Evaluation(Protocol):
+    """The part of a job's `evaluation` that matters here."""
+
+    @property
+    def dataset(self) -> str: ...
+
+
+class Options(Protocol):
+    """The part of a job's `options` that matters here."""
+
+    @property
+    def allow_synthetic(self) -> bool: ...
+
+
+def step_key(cause: Mapping[str, Any]) -> str:
+    """The SHA-256, in hex, of a step's whole cause as canonical JSON (sorted keys, no spaces, UTF-8).
+
+    Raises:
+        ValueError, TypeError: the cause holds something that JSON cannot say.
+    """
+    text = json.dumps(cause, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def validate_target(target: Target, at: str = "targets[0]") -> Target:
+    """The target with every parameter filled in. `at` is its place in the request.
+
+    Raises:
+        InvalidParams: there is no such runtime, or its parameters are not valid.
+    """
+    spec = _runtime_of(target, at)
+    return target.model_copy(update={"params": _validated(spec.params, target.params, f"{at}.params")})
+
+
+def plan(
+    recipe: Recipe | None,
+    model: ModelFacts,
+    target: Target,
+    datasets: Mapping[str, DatasetFacts],
+    evaluation: Evaluation | None,
+    options: Options,
+    *,
+    calibration_hint: str | None = None,
+    at: str = "targets[0]",
+) -> Recipe:
+    """The recipe that a job will follow: defaults filled in, versions pinned; the target's preset where none is given.
+
+    `datasets` holds what the request names, by id. `calibration_hint` is the dataset that a preset may calibrate
+    with; a recipe that is given names its data itself. `at` is the target's place in the request.
+
+    Raises:
+        UnknownPass: a step names a pass that is not in the catalog.
+        InvalidParams: a parameter or an input is not valid; `param` is its path in the request.
+        IncompatibleRecipe: passes, model and target do not fit each other.
+        SignatureMismatch: a dataset does not fit the model's inputs.
+    """
+    runtime = _runtime_of(target, at)
+    if recipe is None:
+        recipe = _preset(runtime, model, calibration_hint, options)
+    steps: list[RecipeStep] = []
+    precision: Precision = model.precision
+    for index, step in enumerate(recipe.passes):
+        path = f"recipe.passes[{index}]"
+        spec = _pass_of(step, path)
+        _check_fit(spec, model, precision, steps, path)
+        _check_inputs(spec, step, model, datasets, options, path)
+        params = _validated(spec.params, step.params, f"{path}.params")
+        steps.append(step.model_copy(update={"params": params, "version": spec.version}))
+        precision = spec.produces or precision
+    if model.format not in runtime.formats:
+        raise IncompatibleRecipe(
+            f"the runtime {runtime.name} does not take {model.format} models",
+            param=f"{at}.runtime",
+            hint=f"it takes {_listed(runtime.formats)}",
+        )
+    if evaluation is not None:
+        _check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
+    return recipe.model_copy(update={"passes": steps})
+
+
+def _preset(runtime: RuntimeSpec, model: ModelFacts, calibration: str | None, options: Options) -> Recipe:
+    choice = runtime.preset(PresetContext(model, calibration, options.allow_synthetic))
+    return Recipe(
+        passes=[RecipeStep.model_validate(step) for step in choice.passes], notes=list(choice.reasons)
+    )
+
+
+def _runtime_of(target: Target, at: str) -> RuntimeSpec:
+    if target.runtime not in RUNTIMES:
+        raise InvalidParams(
+            f"there is no runtime called {target.runtime!r}",
+            param=f"{at}.runtime",
+            hint=_suggestion(target.runtime, RUNTIMES),
+        )
+    return RUNTIMES[target.runtime]
+
+
+def _pass_of(step: RecipeStep, path: str) -> PassSpec:
+    if step.name not in PASSES:
+        raise UnknownPass(
+            f"there is no pass called {step.name!r}",
+            param=f"{path}.pass",
+            hint=_suggestion(step.name, PASSES),
+        )
+    spec = PASSES[step.name]
+    if step.version is not None and step.version != spec.version:
+        raise IncompatibleRecipe(
+            f"the recipe pins version {step.version} of {spec.name}, this service has version {spec.version}",
+            param=f"{path}.version",
+            hint="remove `version` to use the current one; its results may differ",
+        )
+    return spec
+
+
+def _check_fit(
+    spec: PassSpec, model: ModelFacts, precision: Precision, before: list[RecipeStep], path: str
+) -> None:
+    if model.format not in spec.formats:
+        raise IncompatibleRecipe(
+            f"{spec.name} does not take {model.format} models",
+            param=f"{path}.pass",
+            hint=f"it takes {_listed(spec.formats)}",
+        )
+    if precision not in spec.consumes:
+        makers = [step.name for step in before if PASSES[step.name].produces is not None]
+        origin = f"after {makers[-1]} it is" if makers else "it is"
+        raise IncompatibleRecipe(
+            f"{spec.name} takes {_listed(spec.consumes)} models, but {origin} {precision}",
+            param=f"{path}.pass",
+            hint=f"remove {makers[-1]} or {spec.name}" if makers else "upload the model in fp32",
+        )
+    if model.size_bytes > PROTOBUF_LIMIT_BYTES and not spec.over_2gb:
+        able = [name for name, other in PASSES.items() if other.over_2gb]
+        raise IncompatibleRecipe(
+            f"{spec.name} cannot work on a model over 2 GB; this one has {model.size_bytes} bytes",
+            param=f"{path}.pass",
+            hint=f"these passes can: {', '.join(able)}",
+        )
+
+
+def _check_inputs(
+    spec: PassSpec,
+    step: RecipeStep,
+    model: ModelFacts,
+    datasets: Mapping[str, DatasetFacts],
+    options: Options,
+    path: str,
+) -> None:
+    for role, id_ in step.inputs.items():
+        if role not in spec.inputs:
+            takes = f"it reads {_listed(spec.inputs)}" if spec.inputs else "it reads no data: remove `inputs`"
+            raise InvalidParams(
+                f"{spec.name} reads no {role} data", param=f"{path}.inputs.{role}", hint=takes
+            )
+        _check_dataset(id_, datasets, model, f"{path}.inputs.{role}")
+    for needed, need in spec.inputs.items():
+        if needed in step.inputs or need == "optional":
+            continue
+        synthetic = need == "required-or-synthetic"
+        if synthetic and options.allow_synthetic:
+            continue
+        hint = f"name a dataset: {{'inputs': {{'{needed}': 'dat_…'}}}}"
+        if synthetic:
+            hint += (
+                ", or set options.allow_synthetic to use generated random data (accuracy may suffer badly)"
+            )
+        raise InvalidParams(f"{spec.name} needs {needed} data", param=f"{path}.inputs.{needed}", hint=hint)
+
+
+def _check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelFacts, path: str) -> None:
+    if id_ not in datasets:
+        raise InvalidParams(f"there is no dataset {id_!r}", param=path, hint="upload it, or correct the id")
+    dataset = datasets[id_]
+    for wanted in model.inputs:
+        name = wanted["name"]
+        if name not in dataset.inputs:
+            raise SignatureMismatch(
+                f"the model's input {name!r} is not in the dataset {id_}, which holds {_listed(dataset.inputs)}",
+                param=path,
+                hint="call each array like the model's input that it feeds",
+            )
+        problem = _misfit(wanted, dataset.inputs[name], dataset.samples)
+        if problem:
+            raise SignatureMismatch(f"the array {name!r} of dataset {id_} {problem}", param=path)
+
+
+def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any], samples: int) -> str | None:
+    """Why an array does not fit a model's input, or None. The array's shape comes without its sample axis.
+
+    An input of the array's full rank takes a slice along the samples, one of a rank less takes a single sample.
+    """
+    if given["dtype"] != wanted["dtype"]:
+        return f"holds {given['dtype']}, the model takes {wanted['dtype']}"
+    shape, sample = list(wanted["shape"]), list(given["shape"])
+    batched = len(shape) == len(sample) + 1
+    if not batched and len(shape) != len(sample):
+        return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}: the ranks differ"
+    expected = shape[1:] if batched else shape
+    for want, have in zip(expected, sample, strict=True):
+        if isinstance(want, int) and want != have:
+            return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}"
+    if batched and isinstance(shape[0], int) and samples < shape[0]:
+        return f"has {samples} samples, the model takes {shape[0]} at once"
+    return None
+
+
+def _validated(params: type[Params], given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    try:
+        return params.model_validate(given).model_dump(mode="json")
+    except ValidationError as error:
+        errors = [
+            {"param": _path(path, item["loc"]), "detail": item["msg"]}
+            for item in error.errors(include_url=False, include_input=False)[:ERRORS_SHOWN]
+        ]
+        first = error.errors(include_url=False, include_input=False)[0]
+        hint = None
+        if first["type"] == "extra_forbidden":
+            hint = _suggestion(str(first["loc"][-1]), params.model_fields)
+        raise InvalidParams(
+            f"{errors[0]['param']}: {errors[0]['detail']}", param=errors[0]["param"], hint=hint, errors=errors
+        ) from None
+
+
+def _path(prefix: str, loc: Iterable[str | int]) -> str:
+    return prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {_listed(names)}" if names else "there are none"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _shape(shape: Iterable[Any]) -> str:
+    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
