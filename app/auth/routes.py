@@ -1,0 +1,74 @@
+"""`/keys`, `/projects`, `/usage`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.auth import service
+from app.auth.principal import Admin, InstallationAdmin, Reader, require_installation_admin
+from app.auth.schemas import (
+    KeyAnswer,
+    KeyRequest,
+    NewKeyAnswer,
+    ProjectAnswer,
+    ProjectRequest,
+    UsageAnswer,
+)
+from app.http.idempotency import Created, IdempotencyDep
+from app.http.paging import Page, PageQuery
+from app.http.sessions import ReadSession, WriteSession
+
+router = APIRouter(tags=["administration"])
+
+
+@router.post("/keys", status_code=201)
+def create_key(body: KeyRequest, principal: Admin, session: WriteSession, response: Response) -> NewKeyAnswer:
+    """Make a key. Its secret is shown this once, so `Idempotency-Key` has no effect here: secrets are not stored."""
+    project_id = body.project or principal.project_id
+    if project_id != principal.project_id:
+        require_installation_admin(principal)
+    key, secret = service.create_key(session, project_id, body.name, body.scopes, body.expires_at)
+    response.headers["Location"] = f"/v1/keys/{key.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return NewKeyAnswer(**KeyAnswer.model_validate(key).model_dump(), secret=secret)
+
+
+@router.get("/keys")
+def list_keys(page: Annotated[PageQuery, Query()], principal: Admin, session: ReadSession) -> Page[KeyAnswer]:
+    """The project's keys, newest first, without their secrets."""
+    rows, cursor = service.list_keys(session, principal.project_id, page)
+    return Page(items=[KeyAnswer.model_validate(row) for row in rows], next_cursor=cursor)
+
+
+@router.delete("/keys/{key_id}", status_code=204)
+def revoke_key(key_id: str, principal: Admin, session: WriteSession) -> None:
+    """Revoke a key of the project: it opens nothing from now on."""
+    service.revoke_key(session, principal.project_id, key_id)
+
+
+@router.post("/projects", status_code=201, response_model=ProjectAnswer)
+def create_project(
+    body: ProjectRequest, principal: InstallationAdmin, session: WriteSession, idempotency: IdempotencyDep
+) -> Response:
+    """Make a project. Needs an admin key of the default project."""
+
+    def create() -> Created:
+        project = ProjectAnswer.model_validate(service.create_project(session, body.name))
+        return Created(project, f"/v1/projects/{project.id}")
+
+    return idempotency.answer(session, principal.project_id, body, create)
+
+
+@router.get("/projects")
+def list_projects(
+    page: Annotated[PageQuery, Query()], principal: InstallationAdmin, session: ReadSession
+) -> Page[ProjectAnswer]:
+    """The installation's projects, newest first. Needs an admin key of the default project."""
+    rows, cursor = service.list_projects(session, page)
+    return Page(items=[ProjectAnswer.model_validate(row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/usage")
+def get_usage(principal: Reader, session: ReadSession) -> UsageAnswer:
+    """What the project holds."""
+    return UsageAnswer.model_validate(service.usage(session, principal.project_id))
