@@ -1,0 +1,58 @@
+"""Writes the bundle: engine, `manifest.json`, `run.py`, `README.md`, sample inputs with promised outputs."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from workers.bundle.text import readme
+from workers.runtimes.base import Engine
+
+ENGINE_FOLDER = "engine"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's earliest time: the same bundle has the same bytes
+
+
+def lay_out(folder: Path, engine: Engine) -> str:
+    """Copy the engine's files and `run.py` into the bundle's folder; the engine's entry inside the bundle."""
+    for file in sorted(engine.root.rglob("*")):
+        if file.is_file():
+            target = folder / ENGINE_FOLDER / file.relative_to(engine.root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(file)
+    shutil.copyfile(Path(__file__).with_name("run.py"), folder / "run.py")
+    return f"{ENGINE_FOLDER}/{engine.entry}"
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write `README.md`, then `manifest.json` with a digest per file; the manifest as written."""
+    (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    whole = {**manifest, "files": files}
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    return whole
+
+
+def pack(folder: Path, target: Path) -> Path:
+    """The bundle's folder as a zip: sorted names, fixed times, weights stored as they are (they do not compress)."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
+                info.external_attr = 0o644 << 16
+                info.file_size = path.stat().st_size  # tells zipfile to write 64-bit sizes where needed
+                with path.open("rb") as source, archive.open(info, "w") as sink:
+                    shutil.copyfileobj(source, sink, 1024 * 1024)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,160 @@
+"""From a finished measurement to artifacts: the engine's bundle, the report, the optimized model."""
+
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import app
+from app.catalog.spec import Params, RuntimeSpec
+from workers import runtimes
+from workers.assignment import OptimizeAssignment
+from workers.bundle.build import lay_out, pack, write_manifest
+from workers.bundle.samples import sample_feeds, write_samples
+from workers.bundle.text import report
+from workers.context import Samples
+from workers.model_handle import ModelHandle
+from workers.runtimes.base import Engine
+from workers.samples import synthetic_samples
+from workers.steps import StepOutcome
+
+MEDIA_ZIP = "application/zip"
+MEDIA_ONNX = "application/octet-stream"
+MEDIA_MARKDOWN = "text/markdown; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the attempt made, and what it was measured on."""
+
+    original: ModelHandle
+    optimized: ModelHandle
+    baseline_engine: Engine
+    engine: Engine
+    samples: Samples
+
+
+def package(
+    assignment: OptimizeAssignment,
+    runtime: RuntimeSpec,
+    params: Params,
+    built: Built,
+    steps: list[StepOutcome],
+    result: dict[str, Any],
+    machine: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`."""
+    folder = assignment.scratch / "bundle"
+    folder.mkdir()
+    entry = lay_out(folder, built.engine)
+    implementation = runtimes.registry.get(runtime.name)
+    baseline = implementation.load(built.baseline_engine, params)
+    engine = implementation.load(built.engine, params)
+    seeded = synthetic_samples(assignment.subject.signature, assignment.seed, 1)
+    feeds, source = sample_feeds(engine, [seeded, built.samples])
+    described = {"seed": assignment.seed, "dataset": None} if source.synthetic else {"seed": None, "dataset": source.digest}
+    manifest = write_manifest(
+        folder,
+        {
+            "schema": 1,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "job": assignment.job_id,
+            "model": {
+                "id": assignment.subject.id,
+                "name": assignment.subject.name,
+                "digest": assignment.subject.digest,
+                "format": assignment.subject.format,
+            },
+            "datasets": dataset_roles(assignment),
+            "recipe": assignment.recipe,
+            "target": {"runtime": runtime.name, "params": params.model_dump(mode="json")},
+            "engine": {"entry": entry, "facts": built.engine.facts},
+            "signature": {"inputs": engine.inputs, "outputs": engine.outputs},
+            "validity": implementation.validity(built.engine, params),
+            "requires": {**implementation.versions(), "numpy": version("numpy")},
+            "steps": [
+                {"name": step.name, "key": step.key, "cached": step.cached, "seconds": step.seconds} for step in steps
+            ],
+            "versions": {"burnish": app.__version__, "python": platform.python_version(), **implementation.versions()},
+            "machine": dict(machine),
+            "result": result,
+            "samples": write_samples(folder, baseline, engine, feeds, described),
+        },
+    )
+    lineage = lineage_of(assignment)
+    engine_zip = pack(folder, assignment.scratch / f"{stem(assignment)}-{runtime.name}.zip")
+    text = assignment.scratch / "report.md"
+    text.write_text(report(manifest), encoding="utf-8")
+    artifacts = [
+        artifact("engine", engine_zip, MEDIA_ZIP, manifest, lineage),
+        artifact("report", text, MEDIA_MARKDOWN, None, lineage),
+    ]
+    if built.optimized.digest != built.original.digest:
+        artifacts.append(model_artifact(assignment, built.optimized, lineage))
+    return artifacts
+
+
+def artifact(
+    kind: str, path: Path, media_type: str, manifest: dict[str, Any] | None, lineage: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One artifact; the job's result shows its id under its kind."""
+    return {
+        "role": kind,
+        "kind": kind,
+        "filename": path.name,
+        "media_type": media_type,
+        "path": str(path),
+        "manifest": manifest,
+        "inputs": lineage,
+        "tree_digest": None,
+    }
+
+
+def model_artifact(
+    assignment: OptimizeAssignment, model: ModelHandle, lineage: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The optimized model before it became an engine, as another job can start from it."""
+    from workers.formats.onnx import describe
+
+    described = describe(model.root, model.entry)
+    files = sorted(path for path in model.root.rglob("*") if path.is_file())
+    name = f"{stem(assignment)}-optimized"
+    if len(files) == 1:
+        target, media_type = assignment.scratch / f"{name}{files[0].suffix}", MEDIA_ONNX
+        target.hardlink_to(files[0])
+    else:
+        target, media_type = assignment.scratch / f"{name}.zip", MEDIA_ZIP
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for path in files:
+                archive.write(path, path.relative_to(model.root))
+    manifest = {"name": name, "format": model.format, **described}
+    return {**artifact("model", target, media_type, manifest, lineage), "tree_digest": model.digest}
+
+
+def stem(assignment: OptimizeAssignment) -> str:
+    """The model's name as the start of a file name."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in assignment.subject.name)
+    return plain.removesuffix(".onnx").strip("-.")[:80] or "model"
+
+
+def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
+    """Every dataset that the job read, with the role that it had."""
+    named = [
+        {"id": id_, "role": role}
+        for step in assignment.recipe["passes"]
+        for role, id_ in step.get("inputs", {}).items()
+    ]
+    if assignment.evaluation:
+        named.append({"id": assignment.evaluation["dataset"], "role": "evaluation"})
+    unique = {(entry["id"], entry["role"]): entry for entry in named}
+    return [{**entry, "digest": assignment.datasets[entry["id"]].digest} for entry in unique.values()]
+
+
+def lineage_of(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
+    """What the artifacts were made from: role, id and digest of each."""
+    subject = {"role": "subject", "id": assignment.subject.id, "digest": assignment.subject.digest}
+    return [subject, *dataset_roles(assignment)]

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Load the engine beside this file, run it on the sample inputs, and check the outputs. Burnish is not needed.
+
+    python run.py [--json]
+
+Exit status: 0 the outputs are as promised, 1 they are not, 2 the runtime or a file is missing.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def load_onnxruntime_cpu(engine, target):
+    """A function from feeds to outputs, by name; runs on ONNX Runtime's CPU provider."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = target["params"].get("threads") or 0
+    # the engine was optimized when it was built; a second time could undo what was measured
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+LOADERS = {"onnxruntime-cpu": load_onnxruntime_cpu}
+
+
+def load(manifest):
+    """The engine of this bundle, as a function from feeds ({name: array}) to outputs ({name: array})."""
+    target = manifest["target"]
+    return LOADERS[target["runtime"]](HERE / manifest["engine"]["entry"], target)
+
+
+def check(manifest, run):
+    """Run the sample inputs; a list of one dictionary an output: name, ok, exact, max_abs_error, tolerance."""
+    import numpy as np
+
+    with np.load(HERE / manifest["samples"]["file"], allow_pickle=False) as stored:
+        samples = dict(stored)
+    feeds = {name.removeprefix("input:"): value for name, value in samples.items() if name.startswith("input:")}
+    outputs = run(feeds)
+    checks = []
+    for name, promise in manifest["samples"]["outputs"].items():
+        expected, got = samples["output:" + name], np.asarray(outputs[name])
+        same_kind = got.shape == expected.shape and got.dtype == expected.dtype
+        exact = same_kind and hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == promise["sha256"]
+        error = None
+        ok = exact
+        if same_kind and not exact and np.issubdtype(got.dtype, np.number):
+            error = float(np.max(np.abs(got.astype(np.float64) - expected.astype(np.float64))))
+            ok = bool(error <= promise["atol"])
+        checks.append(
+            {"output": name, "ok": ok, "exact": exact, "max_abs_error": 0.0 if exact else error, "atol": promise["atol"]}
+        )
+    return checks
+
+
+def main():
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+        run = load(manifest)
+    except (ImportError, FileNotFoundError) as error:
+        answer = {"ok": False, "error": f"{type(error).__name__}: {error}", "outputs": []}
+        status = 2
+    else:
+        checks = check(manifest, run)
+        answer = {"ok": all(entry["ok"] for entry in checks), "outputs": checks}
+        status = 0 if answer["ok"] else 1
+    if arguments.json:
+        print(json.dumps(answer))
+    elif "error" in answer:
+        print(f"cannot run: {answer['error']}", file=sys.stderr)
+        print("install what `versions` in manifest.json names", file=sys.stderr)
+    else:
+        for entry in answer["outputs"]:
+            how = "identical" if entry["exact"] else f"max error {entry['max_abs_error']}, allowed {entry['atol']}"
+            print(f"{'ok  ' if entry['ok'] else 'FAIL'}  {entry['output']}: {how}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

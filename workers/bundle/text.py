@@ -1,0 +1,169 @@
+"""The bundle's and the report's text: what was done, what it brought, and how far to trust it."""
+
+from typing import Any
+
+
+def readme(manifest: dict[str, Any]) -> str:
+    """The bundle's `README.md`."""
+    name = manifest["model"]["name"]
+    return "\n".join(
+        [
+            f"# {name}, optimized for {manifest['target']['runtime']}",
+            "",
+            result_table(manifest["result"]),
+            "",
+            *notes(manifest["result"]),
+            "## Run it",
+            "",
+            "```",
+            *(f"pip install {package}=={version}" for package, version in manifest["requires"].items()),
+            "python run.py",
+            "```",
+            "",
+            "`run.py` loads the engine, runs it on the inputs in `samples.npz` and checks the outputs against what",
+            "`manifest.json` promises. Its `load()` is a start for your own code.",
+            "",
+            "| input | dtype | shape |",
+            "| --- | --- | --- |",
+            *(signature_row(entry) for entry in manifest["signature"]["inputs"]),
+            "",
+            "| output | dtype | shape |",
+            "| --- | --- | --- |",
+            *(signature_row(entry) for entry in manifest["signature"]["outputs"]),
+            "",
+            "## How it was made",
+            "",
+            *recipe_lines(manifest),
+            "",
+            "## Where it is valid",
+            "",
+            *(f"- {key}: {shown(value)}" for key, value in manifest["validity"].items()),
+            "",
+        ]
+    )
+
+
+def report(manifest: dict[str, Any]) -> str:
+    """The `report.md` artifact: the table, the notes, the recipe, the steps and the machine."""
+    return "\n".join(
+        [
+            f"# Report: {manifest['model']['name']} on {manifest['target']['runtime']}",
+            "",
+            result_table(manifest["result"]),
+            "",
+            *notes(manifest["result"]),
+            "## Recipe",
+            "",
+            *recipe_lines(manifest),
+            "",
+            "## Steps",
+            "",
+            "| step | from cache | seconds | key |",
+            "| --- | --- | --- | --- |",
+            *(
+                f"| {step['name']} | {'yes' if step['cached'] else 'no'} | {step['seconds']:.2f} | `{step['key'][:16]}…` |"
+                for step in manifest["steps"]
+            ),
+            "",
+            "## Machine",
+            "",
+            *(f"- {key}: {shown(value)}" for key, value in manifest["machine"].items()),
+            "",
+            "## Versions",
+            "",
+            *(f"- {key} {value}" for key, value in manifest["versions"].items()),
+            "",
+        ]
+    )
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """Before and after, side by side, in Markdown."""
+    before, after = result["baseline"], result["optimized"]
+    rows = [
+        ("size", bytes_text(before["size_bytes"]), bytes_text(after["size_bytes"])),
+        *(
+            (f"latency {name[:-3]}", ms_text(before["latency"][name]), ms_text(after["latency"][name]))
+            for name in ("p50_ms", "p90_ms", "p99_ms")
+            if before["latency"][name] is not None and after["latency"][name] is not None
+        ),
+        ("throughput", f"{before['throughput_per_s']:.1f} /s", f"{after['throughput_per_s']:.1f} /s"),
+        ("peak memory", bytes_text(before["peak_memory_bytes"]), bytes_text(after["peak_memory_bytes"])),
+        ("load time", ms_text(before["load_ms"]), ms_text(after["load_ms"])),
+    ]
+    if before["accuracy"] and after["accuracy"]:
+        label = before["accuracy"]["metric"]
+        rows.append((label, interval_text(before["accuracy"]), interval_text(after["accuracy"])))
+    lines = ["| | original | optimized |", "| --- | --- | --- |"]
+    return "\n".join(lines + [f"| {name} | {left} | {right} |" for name, left, right in rows])
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Speed-up, accuracy drop, fidelity, why, warnings: one line each."""
+    comparison = result["comparison"]
+    lines = [f"- speed-up: {interval_text(comparison['speedup'])} ({comparison['speedup']['verdict'].replace('_', ' ')})"]
+    if comparison["accuracy_drop"]:
+        lines.append(f"- accuracy drop: {interval_text(comparison['accuracy_drop'])}")
+    if comparison["within_budget"] is not None:
+        answer = {True: "yes", False: "no"}.get(comparison["within_budget"], comparison["within_budget"])
+        lines.append(f"- within the accuracy budget: {answer}")
+    for name, fidelity in comparison["fidelity"]["outputs"].items():
+        lines.append(f"- fidelity of `{name}`: " + fidelity_text(fidelity))
+    lines += [f"- why: {text}" for text in comparison["why"]]
+    lines += [f"- warning: {text}" for text in result["warnings"]]
+    return [*lines, ""]
+
+
+def recipe_lines(manifest: dict[str, Any]) -> list[str]:
+    """The recipe, a numbered line a pass."""
+    passes = manifest["recipe"]["passes"]
+    lines = [
+        f"{number}. `{step['pass']}` version {step['version']}: `{shown(step['params'])}`"
+        for number, step in enumerate(passes, 1)
+    ]
+    return lines or ["No pass: the engine was built from the model as it was uploaded."]
+
+
+def signature_row(entry: dict[str, Any]) -> str:
+    """One row of a signature table."""
+    shape = ", ".join("?" if dim is None else str(dim) for dim in entry["shape"])
+    return f"| `{entry['name']}` | {entry['dtype']} | [{shape}] |"
+
+
+def fidelity_text(fidelity: dict[str, Any]) -> str:
+    """One output's agreement with the original."""
+    parts = {
+        "cosine": fidelity.get("cosine"),
+        "SQNR in dB": fidelity.get("sqnr_db"),
+        "largest difference": fidelity.get("max_abs"),
+        "top-1 agreement": fidelity.get("top1_agreement"),
+    }
+    return ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if value is not None)
+
+
+def interval_text(value: dict[str, Any]) -> str:
+    """A value with its 95% interval."""
+    return f"{value['value']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
+
+
+def ms_text(value: float) -> str:
+    """Milliseconds, three significant digits."""
+    return f"{value:.3g} ms"
+
+
+def bytes_text(value: float) -> str:
+    """Bytes, in the largest unit that keeps a digit before the point."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"
+
+
+def shown(value: Any) -> str:
+    """A value of a manifest on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(shown(item) for item in value)
+    return str(value)

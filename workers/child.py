@@ -1,0 +1,84 @@
+"""One attempt of one job, or one inspection, in a fresh process: reads an assignment, speaks `protocol.py`."""
+
+import errno
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from app.errors import BurnishError, DiskFull, Internal, OutOfMemory
+from workers.assignment import InspectAssignment, OptimizeAssignment
+from workers.protocol import SupervisorPipe
+
+Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
+
+
+def main(path: Path) -> int:
+    """Do what the assignment says. The last line on the pipe is `result` or `problem`; the exit status is 0 for both."""
+    pipe = SupervisorPipe.take_stdio()
+    assignment: OptimizeAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(path.read_bytes())
+    stage = Stage(pipe)
+    try:
+        result, problem = work(assignment, stage)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        result, problem = None, problem_of(error, stage.name)
+    if problem is None:
+        pipe.tell("result", result=result)
+    else:
+        pipe.tell("problem", problem=problem.problem(), result=result)
+    return 0
+
+
+class Stage:
+    """The supervisor's pipe, remembering the stage that was told last: an error without one happened there."""
+
+    def __init__(self, pipe: SupervisorPipe):
+        self._pipe = pipe
+        self.name: str | None = None
+
+    def tell(self, type_: str, **fields: Any) -> None:
+        """Pass on what needs no answer."""
+        if type_ == "progress":
+            self.name = fields["stage"]
+        self._pipe.tell(type_, **fields)
+
+    def ask(self, type_: str, **fields: Any) -> dict[str, Any]:
+        """Pass on what needs an answer."""
+        return self._pipe.ask(type_, **fields)
+
+
+def work(
+    assignment: OptimizeAssignment | InspectAssignment, supervisor: Stage
+) -> tuple[dict[str, Any], BurnishError | None]:
+    """The result, and what is wrong with it if anything. Imports late: an inspection needs no ONNX Runtime."""
+    if isinstance(assignment, InspectAssignment):
+        from workers.inspect import inspect
+
+        def report(stage: str) -> None:
+            supervisor.tell("progress", stage=stage, done=0, total=0, message="")
+
+        return inspect(assignment, report), None
+    from workers.pipeline import optimize, over_budget
+
+    result = optimize(assignment, supervisor)
+    return result, over_budget(result)
+
+
+def problem_of(error: Exception, stage: str | None) -> BurnishError:
+    """What a person can act on; anything unforeseen is `internal`, with the traceback in the log."""
+    if isinstance(error, BurnishError):
+        known = error
+    elif isinstance(error, MemoryError):
+        known = OutOfMemory("the process could not get the memory that it asked for")
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        known = DiskFull("the scratch disk has no space left", hint="free space where BURNISH_SCRATCH_DIR points")
+    else:
+        known = Internal(
+            f"{type(error).__name__} in stage {stage}: {str(error)[:500]}",
+            hint="the job's log has the traceback",
+        )
+    known.stage = known.stage or stage
+    return known

@@ -1,0 +1,237 @@
+"""One attempt of an `optimize` job: passes, engine, measurement, proof, bundle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from app.catalog.passes import PASSES
+from app.catalog.runtimes import RUNTIMES
+from app.catalog.spec import Params, PassSpec, RuntimeSpec
+from app.errors import BudgetNotMet
+from workers import passes, runtimes
+from workers.assignment import OptimizeAssignment
+from workers.context import PassContext, Samples
+from workers.measure.environment import hardware_key, machine
+from workers.measure.latency import EngineUnderTest
+from workers.measure.session import measure
+from workers.model_handle import ModelHandle
+from workers.runtimes.base import Engine
+from workers.runtimes.why import why
+from workers.samples import open_samples, synthetic_samples
+from workers.steps import StepOutcome, Steps, Supervisor
+
+SYNTHETIC_CALIBRATION_SAMPLES = 64
+SYNTHETIC_MEASURING_SAMPLES = 16
+
+
+@dataclass
+class Attempt:
+    """What one attempt knows and gathers."""
+
+    assignment: OptimizeAssignment
+    supervisor: Supervisor
+    steps: Steps
+    warnings: list[str] = field(default_factory=list)
+
+    def report(self, stage: str) -> Any:
+        """A progress callback `(done, total, message)` for a stage."""
+        return lambda done, total, message: self.supervisor.tell(
+            "progress", stage=stage, done=done, total=total, message=message
+        )
+
+
+def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str, Any]:
+    """Do the job; the answer is the `result` of `protocol.py`, also where the engine breaks its budget.
+
+    Raises:
+        BurnishError: anything that the user can act on, naming stage and cause.
+    """
+    attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
+    subject = assignment.subject
+    original = ModelHandle(subject.root, subject.entry, subject.format, subject.digest)
+
+    optimized = original
+    for number, step in enumerate(assignment.recipe["passes"]):
+        optimized = run_pass(attempt, number, step, optimized)
+
+    runtime = RUNTIMES[assignment.target["runtime"]]
+    params = runtime.params.model_validate(assignment.target["params"])
+    baseline_engine = build_engine(attempt, "build:baseline", runtime, params, original)
+    engine = build_engine(attempt, "build", runtime, params, optimized)
+
+    samples = measuring_samples(attempt)
+    measured = measure_alone(attempt, runtime, params, baseline_engine, engine, samples)
+    result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
+    built = Built(original, optimized, baseline_engine, engine, samples)
+    return attempt.steps.fresh("packaging", lambda: package(attempt, runtime, params, built, result, measured))
+
+
+def over_budget(result: Mapping[str, Any]) -> BudgetNotMet | None:
+    """The error of an attempt whose engine breaks its accuracy budget; result and engine are kept beside it."""
+    comparison = result["result"]["comparison"]
+    if comparison["within_budget"] is not False:
+        return None
+    drop = comparison["accuracy_drop"]
+    return BudgetNotMet(
+        f"accuracy drops by {drop['value']:.4g} (95% interval {drop['low']:.4g} to {drop['high']:.4g}), "
+        f"more than the allowed {result['result']['max_drop']:.4g}",
+        stage="verifying",
+        param="budget.max_drop",
+        hint="the engine and its report are kept: see what the report says of fidelity; exclude sensitive nodes, "
+        "calibrate with more or other data, or choose a milder pass",
+    )
+
+
+def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: ModelHandle) -> ModelHandle:
+    """One pass of the recipe, from the cache where its whole cause was seen before."""
+    spec = PASSES[step["pass"]]
+    params = spec.params.model_validate(step["params"])
+    samples = pass_samples(attempt, spec, step)
+    name = f"pass:{spec.name}"
+
+    def work(out: Path) -> dict[str, Any]:
+        context = PassContext(
+            out=out, seed=attempt.assignment.seed, samples=samples, report=attempt.report(name)
+        )
+        handle = passes.registry.get(spec.name)(model, params, context)
+        return {
+            "entry": handle.entry,
+            "format": handle.format,
+            "warnings": context.warnings,
+            "details": context.facts,
+        }
+
+    cause = {
+        "version": spec.version,
+        "params": params.model_dump(mode="json"),
+        "input": model.digest,
+        "inputs": {role: sample_set.digest for role, sample_set in samples.items()},
+        "seed": attempt.assignment.seed,
+        "packages": {name: version(name) for name in spec.packages},
+        "hardware": hardware_key() if spec.hardware else None,
+    }
+    outcome = attempt.steps.stored(name, cause, work)
+    attempt.warnings += [f"{spec.name}: {text}" for text in outcome.facts["warnings"]]
+    for role, sample_set in samples.items():
+        if sample_set.synthetic:
+            attempt.warnings.append(
+                f"{spec.name} used {sample_set.count} generated random samples for {role}: "
+                "its ranges are guesses, and accuracy on real data may be far worse"
+            )
+    return handle_of(outcome)
+
+
+def handle_of(outcome: StepOutcome) -> ModelHandle:
+    """The model that a stored step left."""
+    return ModelHandle(outcome.root, outcome.facts["entry"], outcome.facts["format"], outcome.digest)
+
+
+def pass_samples(attempt: Attempt, spec: PassSpec, step: Mapping[str, Any]) -> dict[str, Samples]:
+    """The data that a pass reads, by role; generated where the recipe names none and the request allowed that."""
+    found: dict[str, Samples] = {}
+    for role, need in spec.inputs.items():
+        if (given := step.get("inputs", {}).get(role)) is not None:
+            found[role] = open_samples(attempt.assignment.datasets[given])
+        elif need == "required-or-synthetic":
+            found[role] = synthetic_samples(
+                attempt.assignment.subject.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES
+            )
+    return found
+
+
+def build_engine(
+    attempt: Attempt, name: str, runtime: RuntimeSpec, params: Params, model: ModelHandle
+) -> Engine:
+    """The engine of a model; the machine is part of the cause, as engines are laid out for it."""
+    implementation = runtimes.registry.get(runtime.name)
+
+    def work(out: Path) -> dict[str, Any]:
+        engine = implementation.build(model, params, out)
+        return {"entry": engine.entry, "engine": engine.facts}
+
+    cause = {
+        "runtime": runtime.name,
+        "version": runtime.version,
+        "params": params.model_dump(mode="json"),
+        "input": model.digest,
+        "packages": dict(implementation.versions()),
+        "hardware": hardware_key(),
+    }
+    outcome = attempt.steps.stored(name, cause, work)
+    return Engine(outcome.root, outcome.facts["entry"], outcome.facts["engine"])
+
+
+def measuring_samples(attempt: Attempt) -> Samples:
+    """What both sides are run on: the evaluation data, else the first calibration data, else seeded inputs."""
+    assignment = attempt.assignment
+    if assignment.evaluation:
+        return open_samples(assignment.datasets[assignment.evaluation["dataset"]])
+    if assignment.datasets:
+        return open_samples(next(iter(assignment.datasets.values())))
+    attempt.warnings.append(
+        "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
+    )
+    return synthetic_samples(
+        assignment.subject.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES
+    )
+
+
+def calibration_samples(attempt: Attempt) -> list[Samples]:
+    """Every real dataset that a pass reads."""
+    ids = {given for step in attempt.assignment.recipe["passes"] for given in step.get("inputs", {}).values()}
+    return [open_samples(attempt.assignment.datasets[id_]) for id_ in sorted(ids & set(attempt.assignment.datasets))]
+
+
+def measure_alone(
+    attempt: Attempt,
+    runtime: RuntimeSpec,
+    params: Params,
+    baseline: Engine,
+    engine: Engine,
+    samples: Samples,
+) -> dict[str, Any]:
+    """Measure both engines in turns, with the device to ourselves."""
+    plain = params.model_dump(mode="json")
+    sides = [EngineUnderTest(runtime.name, side.root, side.entry, plain) for side in (baseline, engine)]
+    attempt.supervisor.ask("acquire", device=runtime.device)
+    try:
+        return attempt.steps.fresh(
+            "measuring",
+            lambda: measure(
+                *sides,
+                samples=samples,
+                evaluation=attempt.assignment.evaluation,
+                budget=attempt.assignment.budget,
+                seed=attempt.assignment.seed,
+                report=attempt.report("measuring"),
+                scratch=attempt.assignment.scratch / "measure",
+                read_by_passes=calibration_samples(attempt),
+            ),
+        )
+    finally:
+        attempt.supervisor.ask("release", device=runtime.device)
+
+
+def shape_result(
+    original: ModelHandle,
+    baseline: Engine,
+    engine: Engine,
+    measured: Mapping[str, Any],
+    warnings: list[str],
+) -> dict[str, Any]:
+    """The job's `result` as `api.md` has it, less the artifacts' ids."""
+    comparison = {
+        **measured["comparison"],
+        "size_ratio": engine.size_bytes / original.size_bytes,
+        "why": why(baseline.facts, engine.facts, measured["comparison"]),
+    }
+    return {
+        "reference": None,
+        "baseline": {"size_bytes": original.size_bytes, **measured["baseline"]},
+        "optimized": {"size_bytes": engine.size_bytes, **measured["optimized"]},
+        "comparison": comparison,
+        "verification": "verified",
+        "warnings": [*warnings, *measured["warnings"]],
+    }
