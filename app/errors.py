@@ -108,6 +108,12 @@ class UnsupportedFormat(BurnishError):
     code, http_status = "unsupported_format", 415
 
 
+class UnsupportedMediaType(BurnishError):
+    """The body's media type is not one that this resource takes"""
+
+    code, http_status = "unsupported_media_type", 415
+
+
 class UnsafeModel(BurnishError):
     """The file holds code that would run when loaded"""
 

@@ -5,6 +5,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,9 +199,21 @@ class DiskStorage:
         """Whether a blob is stored."""
         return self._blob_path(digest).is_file()
 
-    def delete(self, digest: str) -> None:
-        """Forget a blob; nothing happens where there is none."""
-        self._blob_path(digest).unlink(missing_ok=True)
+    def delete(self, digest: str, older_than_seconds: float = 0.0) -> None:
+        """Forget a blob; nothing happens where there is none, or where it was stored again so lately.
+
+        The file is moved aside before its age is read: whoever stores the same bytes meanwhile loses nothing.
+        """
+        path = self._blob_path(digest)
+        aside = self.incoming / f"{digest}.{uuid.uuid4().hex}"
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return
+        if time.time() - aside.stat().st_mtime < older_than_seconds:
+            aside.replace(path)
+        else:
+            aside.unlink()
 
     def digests(self) -> Iterator[str]:
         """Every stored blob."""
@@ -221,6 +235,7 @@ class DiskStorage:
         target = self._blob_path(digest)
         target.parent.mkdir(exist_ok=True)
         file.chmod(0o444)
+        os.utime(file)  # the age of a blob is the time since it was last stored
         file.replace(target)
         _fsync_directory(target.parent)
 

@@ -1,0 +1,120 @@
+"""`/passes`, `/runtimes`, `/metrics`: describing is free, no worker is asked."""
+
+import inspect
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.auth.principal import Reader
+from app.catalog.metrics import METRICS
+from app.catalog.passes import PASSES
+from app.catalog.runtimes import RUNTIMES
+from app.catalog.spec import MetricSpec, PassSpec, RuntimeSpec
+from app.http.paging import Page
+
+router = APIRouter(tags=["catalog"])
+
+
+class PassAnswer(BaseModel):
+    """One transformation of a model."""
+
+    name: str
+    version: int = Field(description="Goes up whenever the same input may give another output.")
+    title: str
+    documentation: str
+    params: dict[str, Any] = Field(description="JSON Schema of the parameters.")
+    consumes: list[str] = Field(description="Precisions that it takes.")
+    produces: str | None = Field(description="The precision that it leaves; null: as it was.")
+    formats: list[str] = Field(description="Model formats that it takes.")
+    inputs: dict[str, str] = Field(
+        description="What it reads besides the model: role -> how much it needs it."
+    )
+    over_2gb: bool = Field(description="Whether it works on models over 2 GB.")
+
+
+class RuntimeAnswer(BaseModel):
+    """What runs an engine."""
+
+    name: str
+    version: int
+    title: str
+    documentation: str
+    params: dict[str, Any] = Field(description="JSON Schema of the target's parameters.")
+    device: str
+    formats: list[str] = Field(description="Model formats that it builds from.")
+    preset: str = Field(description="What a job gets that names no recipe.")
+
+
+class MetricAnswer(BaseModel):
+    """What accuracy means."""
+
+    name: str
+    title: str
+    documentation: str
+    unit: str
+    higher_is_better: bool
+    needs_labels: bool
+    paired: bool = Field(description="Compares with the original's outputs, and needs no labels.")
+    low: float | None = Field(description="The least value it can take.")
+    high: float | None = Field(description="The greatest value it can take.")
+
+
+@router.get("/passes")
+def list_passes(_: Reader) -> Page[PassAnswer]:
+    """Every pass, with the JSON Schema of its parameters."""
+    return Page(items=[_pass(spec) for spec in PASSES.values()], next_cursor=None)
+
+
+@router.get("/runtimes")
+def list_runtimes(_: Reader) -> Page[RuntimeAnswer]:
+    """Every runtime, with the JSON Schema of its parameters and its preset."""
+    return Page(items=[_runtime(spec) for spec in RUNTIMES.values()], next_cursor=None)
+
+
+@router.get("/metrics")
+def list_metrics(_: Reader) -> Page[MetricAnswer]:
+    """Every metric that an evaluation can name."""
+    return Page(items=[_metric(spec) for spec in METRICS.values()], next_cursor=None)
+
+
+def _pass(spec: PassSpec) -> PassAnswer:
+    return PassAnswer(
+        name=spec.name,
+        version=spec.version,
+        title=spec.title,
+        documentation=spec.documentation,
+        params=spec.params.model_json_schema(),
+        consumes=sorted(spec.consumes),
+        produces=spec.produces,
+        formats=sorted(spec.formats),
+        inputs=dict(spec.inputs),
+        over_2gb=spec.over_2gb,
+    )
+
+
+def _runtime(spec: RuntimeSpec) -> RuntimeAnswer:
+    return RuntimeAnswer(
+        name=spec.name,
+        version=spec.version,
+        title=spec.title,
+        documentation=spec.documentation,
+        params=spec.params.model_json_schema(),
+        device=spec.device,
+        formats=sorted(spec.formats),
+        preset=inspect.getdoc(spec.preset) or "",
+    )
+
+
+def _metric(spec: MetricSpec) -> MetricAnswer:
+    return MetricAnswer(
+        name=spec.name,
+        title=spec.title,
+        documentation=spec.documentation,
+        unit=spec.unit,
+        higher_is_better=spec.higher_is_better,
+        needs_labels=spec.needs_labels,
+        paired=spec.paired,
+        low=spec.low,
+        high=spec.high,
+    )

@@ -1,0 +1,255 @@
+"""Uploads as multipart/form-data (RFC 7578), in constant memory: the file goes to storage as it comes."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from app.auth.principal import require
+from app.auth.service import Principal
+from app.config import get_settings
+from app.errors import BurnishError, InvalidParams, MalformedRequest, PayloadTooLarge, UnsupportedMediaType
+from app.http.limits import UNLIMITED_RECEIVE
+from app.http.problems import field_path, invalid_params
+from app.storage import Blob, BlobWriter, get_storage
+
+FILE_PART = "file"
+MAX_FIELD_BYTES = 64 * 1024
+MAX_PARTS = 100
+OVERHEAD_BYTES = MAX_PARTS * MAX_FIELD_BYTES  # what a body may hold besides the file
+CHUNK_BYTES = 1024 * 1024  # bytes gathered before a thread parses, hashes and writes them
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Upload(Generic[Fields]):
+    """A stored file, the name that its sender gave it, and the fields beside it."""
+
+    blob: Blob
+    filename: str
+    fields: Fields
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes this upload itself, for `Idempotency-Key`."""
+        return {
+            "digest": self.blob.digest,
+            "filename": self.filename,
+            "fields": self.fields.model_dump(mode="json"),
+        }
+
+
+def upload_of(schema: type[Fields]) -> Callable[..., Awaitable[Upload[Fields]]]:
+    """The dependency that receives an upload with the fields of `schema`; a field of type `list[str]` may be repeated.
+
+    The key is checked before the first byte of the body is read, and no transaction is open while bytes stream.
+    """
+
+    async def receive(request: Request, _: Annotated[Principal, Depends(require("write"))]) -> Upload[Fields]:
+        limit = get_settings().max_upload_bytes
+        boundary = _boundary(request)
+        if int(request.headers.get("content-length", "0")) > limit + OVERHEAD_BYTES:
+            raise PayloadTooLarge(f"the upload is larger than {limit} bytes")
+        form = _Form(boundary, schema, lambda: get_storage().writer(limit))
+        try:
+            await _feed(form, Request(request.scope, request.scope[UNLIMITED_RECEIVE]))
+            return await run_in_threadpool(form.finish)
+        except BaseException:
+            form.abort()
+            raise
+
+    return receive
+
+
+def multipart_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of what `upload_of(schema)` takes, for a route's `openapi_extra`."""
+    described = schema.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "The file."}
+    content = {
+        "schema": {
+            "type": "object",
+            "required": [FILE_PART, *described.get("required", [])],
+            "properties": {FILE_PART: file, **described["properties"]},
+            "additionalProperties": False,
+        }
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
+def _boundary(request: Request) -> bytes:
+    media_type, options = parse_options_header(request.headers.get("content-type"))
+    if media_type != b"multipart/form-data":
+        raise UnsupportedMediaType(
+            f"this takes multipart/form-data, not {media_type.decode('latin-1') or 'a body without Content-Type'}",
+            param="Content-Type",
+            hint=f"send the file as the multipart field `{FILE_PART}`",
+        )
+    if not options.get(b"boundary"):
+        raise MalformedRequest(
+            "the Content-Type of a multipart body must name its boundary", param="Content-Type"
+        )
+    return options[b"boundary"]
+
+
+async def _feed(form: "_Form[Any]", request: Request) -> None:
+    gathered = bytearray()
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            gathered += chunk
+            if len(gathered) >= CHUNK_BYTES:
+                await run_in_threadpool(form.write, bytes(gathered))
+                gathered.clear()
+    await run_in_threadpool(form.write, bytes(gathered))
+
+
+class _Form(Generic[Fields]):
+    """The parser's callbacks: collects small fields, passes the file on."""
+
+    def __init__(self, boundary: bytes, schema: type[Fields], open_writer: Callable[[], BlobWriter]):
+        self._schema = schema
+        self._open_writer = open_writer
+        self._writer: BlobWriter | None = None
+        self._filename = ""
+        self._fields: defaultdict[str, list[str]] = defaultdict(list)
+        self._parts = 0
+        self._part_name = ""
+        self._part_value = bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._header_name = b""
+        self._header_value = b""
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                },
+            )
+        except FormParserError as error:
+            raise _malformed(error) from error
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the body.
+
+        Raises:
+            MalformedRequest, InvalidParams, PayloadTooLarge, DiskFull
+        """
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _malformed(error) from error
+
+    def finish(self) -> Upload[Fields]:
+        """Store the file, once everything else was found right."""
+        if self._parser.state != MultipartState.END:
+            raise MalformedRequest("the multipart body ends before its last boundary")
+        if self._writer is None:
+            raise InvalidParams(f"the body has no part called `{FILE_PART}`", param=FILE_PART)
+        if self._writer.size_bytes == 0:
+            raise InvalidParams("the file is empty", param=FILE_PART)
+        fields = self._parse_fields()
+        return Upload(self._writer.commit(), self._filename, fields)
+
+    def abort(self) -> None:
+        """Leave nothing behind; after `finish` there is nothing to leave."""
+        if self._writer is not None:
+            self._writer.abort()
+
+    def _parse_fields(self) -> Fields:
+        known = self._schema.model_fields
+        values: dict[str, Any] = {}
+        for name, given in self._fields.items():
+            if known[name].annotation == list[str]:
+                values[name] = given
+            elif len(given) > 1:
+                raise InvalidParams("the field was given more than once", param=name)
+            else:
+                values[name] = given[0]
+        try:
+            return self._schema.model_validate(values)
+        except ValidationError as error:
+            raise invalid_params(
+                [(field_path(item["loc"]), item["msg"]) for item in error.errors()]
+            ) from error
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise InvalidParams(f"the body has more than {MAX_PARTS} parts")
+        self._headers = {}
+        self._part_value = bytearray()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _on_headers_finished(self) -> None:
+        disposition = self._headers.get(b"content-disposition", b"").decode("latin-1")
+        _, options = parse_options_header(disposition)
+        self._part_name = options.get(b"name", b"").decode("utf-8", "replace")
+        if self._part_name == FILE_PART:
+            self._begin_file(options.get(b"filename"))
+        elif self._part_name not in self._schema.model_fields:
+            allowed = ", ".join([FILE_PART, *self._schema.model_fields])
+            raise InvalidParams(
+                f"there is no field {self._part_name!r}",
+                param=self._part_name or None,
+                hint=f"fields are: {allowed}",
+            )
+
+    def _begin_file(self, filename: bytes | None) -> None:
+        if self._writer is not None:
+            raise InvalidParams(
+                f"the body has more than one part called `{FILE_PART}`",
+                param=FILE_PART,
+                hint="send a model of several files as one .zip or .tar",
+            )
+        self._filename = _plain_name(filename or b"")
+        if not self._filename:
+            raise InvalidParams(f"the part `{FILE_PART}` has no filename", param=FILE_PART)
+        self._writer = self._open_writer()
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part_name == FILE_PART and self._writer is not None:
+            self._writer.write(memoryview(data)[start:end])
+        elif len(self._part_value) + end - start > MAX_FIELD_BYTES:
+            raise PayloadTooLarge(f"the field is larger than {MAX_FIELD_BYTES} bytes", param=self._part_name)
+        else:
+            self._part_value += data[start:end]
+
+    def _on_part_end(self) -> None:
+        if self._part_name == FILE_PART:
+            return
+        try:
+            self._fields[self._part_name].append(self._part_value.decode())
+        except UnicodeDecodeError as error:
+            raise InvalidParams("the field is not UTF-8", param=self._part_name) from error
+
+
+def _plain_name(filename: bytes) -> str:
+    """The last component of what a client calls its file, without characters that do not print."""
+    name = PurePosixPath(filename.decode("utf-8", "replace").replace("\\", "/")).name
+    return "".join(character for character in name if character.isprintable())[-255:]
+
+
+def _malformed(error: FormParserError) -> BurnishError:
+    return MalformedRequest(f"the multipart body cannot be read: {error}")

@@ -1,0 +1,83 @@
+"""The application: routers, error handlers, what starts and stops with it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
+
+from app import __version__
+from app.artifacts.routes import router as artifacts
+from app.auth.principal import Reader
+from app.auth.routes import router as auth
+from app.catalog.routes import router as catalog
+from app.config import get_settings
+from app.datasets.routes import router as datasets
+from app.events import notifier
+from app.fleet.routes import router as fleet
+from app.http.context import RequestContext
+from app.http.limits import BodyLimit
+from app.http.openapi import PROBLEM_RESPONSES, describe
+from app.http.problems import add_problem_handlers
+from app.http.query import refuse_unknown_query
+from app.jobs.routes import router as jobs
+from app.models.routes import router as models
+from app.observability.health import ping_database
+from app.observability.routes import router as observability
+from app.storage import get_storage
+
+DESCRIPTION = "Makes trained neural networks small and fast, and proves it."
+UNMATCHED = "unmatched"  # the route of requests that no route takes, whose paths anybody may invent
+
+
+def create_app() -> FastAPI:
+    """The service as an ASGI application, from this process's settings."""
+    app = FastAPI(
+        title="Burnish",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=PROBLEM_RESPONSES,
+        dependencies=[Depends(refuse_unknown_query)],
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    v1 = APIRouter(prefix="/v1")
+    for router in (models, datasets, jobs, artifacts, catalog, fleet, auth):
+        v1.include_router(router)
+    app.include_router(v1)
+    app.include_router(observability)
+    app.add_api_route("/openapi.json", partial(_openapi, app), include_in_schema=False)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    add_problem_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=get_settings().max_body_bytes)
+    app.add_middleware(RequestContext, route_of=_route_names(app))  # added last: the outermost
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    await run_in_threadpool(ping_database)  # a service without its database does not come up
+    await run_in_threadpool(get_storage().check)
+    await notifier.start()
+    try:
+        yield
+    finally:
+        await notifier.stop()
+
+
+def _route_names(app: FastAPI) -> Callable[[Scope], str]:
+    """Path templates by route, prefixes of including routers included."""
+    names = {id(context.original_route): context.path for context in iter_route_contexts(app.routes)}
+    return lambda scope: names.get(id(scope.get("route"))) or UNMATCHED
+
+
+def _openapi(app: FastAPI, _: Reader) -> JSONResponse:
+    return JSONResponse(app.openapi())

@@ -1,0 +1,58 @@
+"""Which blobs rows still refer to, so that only the others are removed. Blobs are shared by every project."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import select, union
+from sqlalchemy.orm import Session
+
+from app.artifacts.tables import Artifact
+from app.datasets.tables import Dataset
+from app.db import after_commit, transaction
+from app.errors import NotFound
+from app.jobs.tables import StepResult
+from app.models.tables import Model
+from app.storage import get_storage
+
+# Bytes are stored before the row that refers to them is: a blob younger than this may be about to get one.
+GRACE_SECONDS = 3600.0
+
+
+def release(session: Session, *, blobs: Iterable[str] = (), trees: Iterable[str | None] = ()) -> None:
+    """Remove blobs, and trees with their files, once the transaction is committed, if nothing refers to them then.
+
+    What was stored within the last hour stays for `burnish gc`.
+    """
+    single = set(blobs)
+    named = {tree for tree in trees if tree is not None}
+    after_commit(session, lambda: _remove_unreferenced(single.union(*map(_with_files, named))))
+
+
+def referenced(session: Session, candidates: set[str]) -> set[str]:
+    """Those of some blobs that a row refers to: by itself, as a tree, or as a file of a tree."""
+    blobs = union(
+        select(Model.upload_digest), select(Dataset.upload_digest), select(Artifact.digest)
+    ).subquery()
+    trees = union(
+        select(Model.digest), select(Dataset.digest), select(Artifact.tree_digest), select(StepResult.digest)
+    ).subquery()
+    kept = set(session.scalars(select(blobs).where(blobs.c[0].in_(candidates))))
+    for tree in session.scalars(select(trees).where(trees.c[0].is_not(None))):
+        kept |= candidates & _with_files(tree)
+        if kept >= candidates:
+            break
+    return kept
+
+
+def _remove_unreferenced(candidates: set[str]) -> None:
+    with transaction(readonly=True) as session:
+        kept = referenced(session, candidates)
+    for digest in candidates - kept:
+        get_storage().delete(digest, older_than_seconds=GRACE_SECONDS)
+
+
+def _with_files(tree: str) -> set[str]:
+    """A tree and its files."""
+    try:
+        return {tree, *(entry.digest for entry in get_storage().tree(tree))}
+    except NotFound:
+        return {tree}

@@ -1,0 +1,32 @@
+"""The API process: uvicorn, with our logging."""
+
+import uvicorn
+
+from app.logs import configure_logging
+from app.main import create_app
+
+KEEP_ALIVE_SECONDS = 65  # longer than the usual proxy's, so that the proxy closes first
+GRACE_SECONDS = 10  # what open requests get when the process is told to stop
+
+
+def make_server(host: str, port: int) -> uvicorn.Server:
+    """A server that is not started yet; `run()` serves until it is told to stop."""
+    config = uvicorn.Config(
+        create_app(),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # app.http.context writes the access line
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve HTTP until SIGINT or SIGTERM; exits with an error where the port is taken or the database unreachable."""
+    configure_logging()
+    make_server(host, port).run()
