@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from sqlalchemy import func, or_, select, union, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
@@ -120,11 +121,12 @@ def create_project(session: Session, name: str) -> Project:
     Raises:
         Conflict: the name is taken.
     """
-    if session.scalar(select(Project.id).where(Project.name == name)) is not None:
-        raise Conflict(f"there is a project called {name!r} already", param="name")
     project = Project(id=new_id("prj"), name=name)
-    session.add(project)
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(project)
+    except IntegrityError as error:
+        raise Conflict(f"there is a project called {name!r} already", param="name") from error
     return project
 
 

@@ -6,11 +6,12 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from kombu.exceptions import OperationalError as BrokerError
 from pydantic import BaseModel, ConfigDict
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -80,6 +81,15 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         return problem_response(_from_http(request, error), request.state.request_id)
 
+    @app.exception_handler(DataError)
+    async def _unstorable(request: Request, error: DataError) -> JSONResponse:
+        log.warning("unstorable_value", exc_info=error)
+        problem = InvalidParams(
+            "the database cannot hold a value of this request",
+            hint="a text with a NUL character, perhaps, or a number out of range",
+        )
+        return problem_response(problem, request.state.request_id)
+
     async def _outage(request: Request, error: Exception) -> JSONResponse:
         log.error("dependency_unavailable", exc_info=error)
         problem = Unavailable(
@@ -139,9 +149,19 @@ def _from_http(request: Request, error: HTTPException) -> BurnishError:
             f"there is nothing at {request.url.path}", hint="see `/openapi.json`", headers=headers
         )
     if cls is MethodNotAllowed:
+        allowed = ", ".join(_methods_at(request))
         return MethodNotAllowed(
             f"{request.url.path} does not know {request.method}",
-            hint=f"it knows: {headers.get('Allow', headers.get('allow', '?'))}",
-            headers=headers,
+            hint=f"it knows: {allowed}",
+            headers={"Allow": allowed},
         )
     return cls(str(error.detail), headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method of a path; Starlette names those of the first route alone (RFC 9110, 15.5.6 wants all)."""
+    found: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path_regex.match(request.url.path):
+            found |= context.methods or set()
+    return sorted(found)
