@@ -1,6 +1,6 @@
 """The passes: what each takes, gives and can be told. The work is done by the file of the same name in `workers/passes`."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -93,6 +93,9 @@ StaticOperator = Literal[
 ]  # fmt: skip
 
 
+FUSED_OPERATORS = tuple(kind for kind in get_args(StaticOperator) if kind not in ("ConvTranspose", "Softmax"))
+
+
 class QuantizeStaticParams(Params):
     """Weights and activations in 8 bits, with ranges fixed by running calibration data (QDQ form).
 
@@ -141,7 +144,7 @@ class QuantizeStaticParams(Params):
     operators: tuple[StaticOperator, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Operator types to quantize. Absent: all that have an 8-bit form.",
+        description="Operator types to quantize. Absent: all but ConvTranspose (no 8-bit kernel) and Softmax (inexact).",
     )
     excluded_operators: tuple[str, ...] = Field(default=(), description="Operator types that stay in fp32.")
     excluded_nodes: tuple[str, ...] = Field(default=(), description="Names of nodes that stay in fp32.")
