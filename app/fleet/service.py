@@ -1,0 +1,96 @@
+"""What workers say of themselves."""
+
+from typing import Any, Literal
+
+from sqlalchemy import case, delete, func, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.db import db_now
+from app.fleet.tables import Worker
+from app.jobs.tables import Job
+
+
+def register(
+    session: Session,
+    *,
+    worker_id: str,
+    host: str,
+    pid: int,
+    version: str,
+    queues: list[str],
+    runtimes: dict[str, Any],
+    hardware: dict[str, Any],
+) -> Worker:
+    """Enter a worker that started; `runtimes` holds those whose self-test passed, name -> facts.
+
+    It takes the place of the stopped workers of its host that served the same queues.
+    """
+    session.execute(
+        delete(Worker).where(
+            Worker.host == host,
+            Worker.queues == queues,
+            Worker.stopped_at.is_not(None),
+            Worker.id != worker_id,
+        ),
+        execution_options={"synchronize_session": False},
+    )
+    worker = session.merge(
+        Worker(
+            id=worker_id,
+            host=host,
+            pid=pid,
+            version=version,
+            queues=queues,
+            runtimes=runtimes,
+            hardware=hardware,
+            doing=[],
+            last_seen_at=db_now(),
+            stopped_at=None,
+        )
+    )
+    session.flush()
+    return worker
+
+
+def heartbeat(session: Session, worker_id: str, doing: list[str]) -> bool:
+    """Say that a worker lives and which jobs it runs. False: it is not entered (any more), it must register."""
+    seen = session.scalar(
+        update(Worker)
+        .where(Worker.id == worker_id, Worker.stopped_at.is_(None))
+        .values(last_seen_at=db_now(), doing=doing)
+        .returning(Worker.id),
+        execution_options={"synchronize_session": False},
+    )
+    return seen is not None
+
+
+def stop(session: Session, worker_id: str) -> None:
+    """Say that a worker stopped: it is offline at once."""
+    session.execute(
+        update(Worker).where(Worker.id == worker_id).values(stopped_at=db_now(), doing=[]),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def list_live(session: Session, seen_seconds: float) -> list[Worker]:
+    """The workers that were heard of within `seen_seconds`, by host."""
+    return list(session.scalars(select(Worker).where(_live(seen_seconds)).order_by(Worker.host, Worker.id)))
+
+
+def runtime_known(session: Session, runtime: str, seen_seconds: float) -> Literal["online", "offline"] | None:
+    """Whether a live worker offers a runtime, or one did before; None: no worker ever did."""
+    live = func.max(case((_live(seen_seconds), 1), else_=0))
+    offered = Worker.runtimes[runtime].as_string().is_not(None)
+    best = session.scalar(select(live).where(offered))
+    return None if best is None else "online" if best else "offline"
+
+
+def jobs_of_project(session: Session, project_id: str, job_ids: set[str]) -> set[str]:
+    """Those of some jobs that belong to a project."""
+    query = select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids))
+    return set(session.scalars(query))
+
+
+def _live(seen_seconds: float) -> ColumnElement[bool]:
+    return Worker.stopped_at.is_(None) & (Worker.last_seen_at >= db_now(-seen_seconds))
