@@ -42,8 +42,8 @@ class ToFp16Params(Params):
     no speed. Magnitudes over 65504 do not exist in half precision; the report counts the weights that were clamped.
     An operator whose inputs half precision cannot carry belongs into `blocked_operators`.
 
-    Source: Micikevicius et al., Mixed Precision Training, 2018 (https://arxiv.org/abs/1710.03740); conversion by
-    onnxruntime.transformers.float16.
+    Source: Micikevicius et al., Mixed Precision Training, 2018 (https://arxiv.org/abs/1710.03740); the operators'
+    schemas (https://onnx.ai/onnx/operators/) say which nodes can take it.
     """
 
     keep_io_types: bool = Field(
@@ -195,7 +195,7 @@ _SPECS = (
         consumes=frozenset({"fp32"}),
         produces="fp16",
         over_2gb=False,
-        packages=("onnxruntime", "onnx"),
+        packages=("onnx", "numpy"),
     ),
     PassSpec(
         name="quantize-dynamic",

@@ -1,0 +1,151 @@
+"""The pass `quantize-static`: 8-bit weights and activations, with ranges from calibration data."""
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+from app.catalog.passes import FUSED_OPERATORS, PASSES, QuantizeStaticParams
+from app.errors import IncompatibleRecipe
+from workers.calibration import Plan, Ranges, collect_ranges
+from workers.context import PassContext
+from workers.model_handle import ModelHandle
+from workers.onnx_files import graphs, save_onnx, signature_of
+from workers.onnx_nodes import check_names, nodes_of, outcome, quieted
+from workers.onnx_prepare import prepare, sort_nodes
+from workers.onnx_proof import prove, restore_shapes
+from workers.passes import implements
+
+SPEC = PASSES["quantize-static"]
+TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LEAST_OPSET = 13  # per-channel QuantizeLinear and DequantizeLinear
+
+
+@implements(SPEC.name)
+def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) -> ModelHandle:
+    """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32.
+
+    Facts: `quantized` and `left_out` (see `onnx_nodes.outcome`), `calibration` ({samples, method, tensors, synthetic}).
+
+    Raises:
+        InvalidParams: an excluded node is not in the model.
+        IncompatibleRecipe: the model has nothing that these parameters quantize.
+        InvalidDataset: calibration gives NaN or infinity, or has no samples.
+    """
+    original = model.load_onnx()
+    check_names(original, params.excluded_nodes, "excluded_nodes")
+    before = prepare(model.load_onnx(), SPEC.name, least_opset=LEAST_OPSET)
+    operators = sorted(set(params.operators or FUSED_OPERATORS) - set(params.excluded_operators))
+    tensors = float_tensors(before, operators)
+    if not tensors:
+        raise IncompatibleRecipe(
+            f"the model has no operator to quantize: none of {', '.join(operators)} works on fp32 values",
+            stage=SPEC.name,
+            hint="leave quantize-static out of the recipe",
+        )
+    samples = ctx.samples["calibration"]
+    plan = Plan(
+        tensors, params.method, params.histogram_bins, params.percentile, params.samples,
+        unsigned=params.activation_type == "uint8" and not params.symmetric_activations,
+    )  # fmt: skip
+    ranges = collect_ranges(before, samples, plan, ctx.report)
+    after = _quantized(before, ranges, operators, params)
+    restore_shapes(after, original.graph)
+    sort_nodes(after.graph)
+
+    taken = quantized_nodes(after)
+    ctx.facts.update(
+        outcome(
+            before,
+            COUNTED,
+            is_left=lambda node: node.name not in taken,
+            reason=lambda node: _reason(node, before, operators, params),
+        )
+    )
+    ctx.facts["calibration"] = {
+        "samples": min(samples.count, params.samples or samples.count),
+        "method": params.method,
+        "tensors": len(ranges),
+        "synthetic": samples.synthetic,
+    }
+    handle = save_onnx(after, ctx.out)
+    prove(signature_of(original), handle, SPEC.name)
+    return handle
+
+
+def float_tensors(model: onnx.ModelProto, operators: list[str]) -> list[str]:
+    """The fp32 activations that nodes of these types read or write in the main graph, sorted."""
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    floats = {
+        value.name
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    wanted = {
+        name for node in graph.node if node.op_type in operators for name in (*node.input, *node.output)
+    }
+    return sorted((wanted & floats) - constants)
+
+
+def quantized_nodes(model: onnx.ModelProto) -> set[str]:
+    """Names of nodes whose first two inputs both come from DequantizeLinear: what runtimes compute in 8 bits."""
+    dequantized = {
+        name for node in nodes_of(model) if node.op_type == "DequantizeLinear" for name in node.output
+    }
+    return {node.name for node in nodes_of(model) if node.input and set(node.input[:2]) <= dequantized}
+
+
+def _quantized(
+    before: onnx.ModelProto, ranges: Ranges, operators: list[str], params: QuantizeStaticParams
+) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(before)
+    add_infer_metadata(copy)
+    data = {
+        name: TensorData(lowest=np.array(low, dtype=np.float32), highest=np.array(high, dtype=np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    with quieted():
+        quantizer = QDQQuantizer(
+            copy,
+            params.per_channel,
+            params.reduce_range,
+            TYPES[params.weight_type],
+            TYPES[params.activation_type],
+            TensorsData(CalibrationMethod.MinMax, data),
+            [],
+            list(params.excluded_nodes),
+            operators,
+            {
+                "ActivationSymmetric": params.symmetric_activations,
+                "WeightSymmetric": params.symmetric_weights,
+                # ONNX Runtime's quantizer removes a Relu that the range makes needless, but does not look for
+                # readers inside control flow.
+                "QDQKeepRemovableActivations": _has_control_flow(before),
+            },
+        )
+        quantizer.quantize_model()
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+def _has_control_flow(model: onnx.ModelProto) -> bool:
+    return sum(1 for _ in graphs(model.graph)) > 1
+
+
+def _reason(
+    node: onnx.NodeProto, model: onnx.ModelProto, operators: list[str], params: QuantizeStaticParams
+) -> str:
+    if node.name in params.excluded_nodes:
+        return "excluded by name"
+    if node.op_type in params.excluded_operators:
+        return "excluded by operator type"
+    if node.op_type not in operators:
+        return "its operator type is not quantized by default: it has no 8-bit kernel"
+    if node.name not in {outer.name for outer in model.graph.node}:
+        return "it is inside control flow (If, Loop or Scan)"
+    return "its inputs are not all fp32 values of a known type"
