@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import structlog
 from sqlalchemy import JSON, DateTime, Engine, Float, MetaData, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
@@ -127,6 +128,12 @@ def transaction(*, readonly: bool = False) -> Iterator[Session]:
                 action()
             except Exception:  # the database is the truth: the sweep rings again
                 log.warning("after_commit_failed", action=getattr(action, "__qualname__", "?"), exc_info=True)
+
+
+def upsert(session: Session, table: type[Base]) -> Any:
+    """An `insert` of this database's dialect: both know `on_conflict_do_update` and `on_conflict_do_nothing`."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:

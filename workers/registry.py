@@ -40,6 +40,18 @@ class Registry(Generic[S]):
             raise RuntimeError(f"{self._kind} {name} has no implementation")
         return found[name]
 
+    def alone(self, name: str) -> S:
+        """The implementation of a spec, importing its own file and no other: `a_b.py` for the spec `a-b`.
+
+        Raises:
+            ImportError: the file, or something that it needs, is not there.
+            RuntimeError: the file has no such implementation.
+        """
+        importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
+        if name not in self._found:
+            raise RuntimeError(f"{self._kind} {name} has no implementation in its file")
+        return self._found[name]
+
     def all(self) -> dict[str, S]:
         """Every implementation by name."""
         if not self._loaded:

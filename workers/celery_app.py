@@ -1,0 +1,76 @@
+"""The Celery worker: JSON only, a thread for each task, one message at a time for each thread."""
+
+import os
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+import app
+from app.config import get_settings
+from app.db import transaction
+from app.fleet import service as fleet
+from app.logs import configure_logging
+from app.queue import get_celery
+from workers import running, sweep, tasks
+from workers.loops import repeat
+
+log = structlog.get_logger(__name__)
+
+
+def make(queues: list[str], found: dict[str, Any]) -> Celery:
+    """The application with its tasks and hooks; `found` is what the probe says of this machine."""
+    celery = get_celery()
+    celery.conf.update(
+        worker_pool="threads",
+        worker_disable_prefetch=True,  # a waiting message stays where another worker can take it
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,
+        broker_connection_max_retries=None,
+    )
+    tasks.register(celery)
+
+    def register() -> None:
+        with transaction() as session:
+            fleet.register(
+                session,
+                worker_id=running.WORKER_ID,
+                host=running.HOST,
+                pid=os.getpid(),
+                version=app.__version__,
+                queues=queues,
+                runtimes=found["runtimes"],
+                hardware=found["hardware"],
+            )
+
+    def heartbeat() -> None:
+        with transaction() as session:
+            known = fleet.heartbeat(session, running.WORKER_ID, running.doing())
+        if not known:
+            register()
+
+    threads: list[Any] = []
+
+    def ready(**_: Any) -> None:
+        """Called again after every reconnection to the broker."""
+        if not threads:
+            settings = get_settings()
+            threads.append(repeat("heartbeat", heartbeat, settings.heartbeat_seconds))
+            threads.append(repeat("sweep", sweep.sweep, settings.sweep_seconds))
+
+    def shutting_down(**_: Any) -> None:
+        running.stopping.set()
+
+    def shut_down(**_: Any) -> None:
+        for thread in threads:
+            thread.join(timeout=5)
+        with transaction() as session:
+            fleet.stop(session, running.WORKER_ID)
+        log.info("worker_stopped", worker=running.WORKER_ID)
+
+    signals.setup_logging.connect(lambda **_: configure_logging(), weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.worker_shutdown.connect(shut_down, weak=False)
+    return celery

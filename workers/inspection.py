@@ -1,0 +1,234 @@
+"""One inspection of an upload, in a child process like a job's; what it finds is stored on the upload's row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app import inspections
+from app.config import get_settings
+from app.datasets import service as datasets
+from app.datasets.tables import Dataset
+from app.db import transaction
+from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut
+from app.models import service as models
+from app.models.tables import Model
+from app.storage import get_storage
+from workers import limits, running, scratch
+from workers.answers import inside
+from workers.assignment import InspectAssignment
+from workers.child_process import ChildProcess, ProtocolError
+from workers.endings import death_of, misunderstood, out_of_memory
+from workers.finish import read_problem
+from workers.hold import InspectionHold, Lost, Stop
+from workers.supervisor import CHILD, LEAVE_SECONDS, TICK_SECONDS
+from workers.watch import Limits, Watch
+
+log = structlog.get_logger(__name__)
+
+
+class _Found(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    root: Path
+    format: str
+
+
+class ModelFound(_Found):
+    """What the inspection of a model found."""
+
+    signature: dict[str, Any]
+    facts: dict[str, Any]
+
+
+class DatasetFound(_Found):
+    """What the inspection of a dataset found."""
+
+    samples: int
+    inputs: dict[str, Any]
+    labels: dict[str, Any] | None
+
+
+def inspect(subject_id: str, command: Sequence[str] | None = None) -> None:
+    """Inspect an upload (`mdl_…`, `dat_…`), if it can be claimed. Raises nothing that the upload is to blame for."""
+    if running.stopping.is_set():
+        return
+    with transaction() as session:
+        row = service_of(subject_id).begin_inspection(session, subject_id, get_settings().lease_seconds)
+    if row is None:
+        log.info("not_claimed", subject=subject_id)
+        return
+    folder = scratch.folder(row.id, row.inspect_attempts)
+    with running.entered(folder.name, row.id), structlog.contextvars.bound_contextvars(subject=row.id):
+        try:
+            Inspection(row, folder, command or CHILD).run()
+        finally:
+            scratch.remove(folder)
+
+
+class Inspection:
+    """One attempt to inspect, from the claim on."""
+
+    def __init__(self, row: Model | Dataset, folder: Path, command: Sequence[str]):
+        self._table = type(row)
+        self._row = row
+        self._folder = folder
+        self._command = command
+        self._hold = InspectionHold(self._table, row.id, row.inspect_attempts)
+
+    def run(self) -> None:
+        """Inspect, and settle it: ready, rejected, or tried again."""
+        try:
+            try:
+                self._work()
+            except BurnishError as error:
+                self._reject(error.problem())
+            except Lost:
+                raise
+            except Exception as error:
+                log.exception("inspection_failed")
+                self._reject(
+                    Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}").problem()
+                )
+        except Lost:
+            log.warning("lease_lost")
+
+    def _work(self) -> None:
+        settings = get_settings()
+        if self._row.inspect_attempts > settings.max_attempts:
+            raise Crashed("the workers that inspected this file were not heard of any more")
+        watch = Watch(
+            self._hold,
+            Limits(
+                running_seconds=settings.inspect_seconds,
+                silent_seconds=settings.inspect_seconds,
+                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
+            ),
+        )
+        watch.start()
+        try:
+            self._with_child(watch)
+        finally:
+            watch.settle()
+
+    def _with_child(self, watch: Watch) -> None:
+        settings = get_settings()
+        path = self._lay_out()
+        kills = limits.oom_kills()
+        child = ChildProcess(
+            self._command,
+            path,
+            self._folder,
+            self._folder.name,
+            settings.child_file_bytes,
+            settings.max_log_bytes,
+        )
+        try:
+            watch.attend(child)
+            last = _last_line(child, watch)
+            status = child.close(LEAVE_SECONDS if last else 0)
+            log.info("inspected", status=status, log=child.log.tail())
+            if watch.stopped is not None and (last is None or last["type"] == "problem"):
+                self._stopped(watch.stopped)
+            elif last is None:
+                self._died(death_of(child, status, kills))
+            else:
+                self._keep(last)
+        except ProtocolError as error:
+            self._died(misunderstood(error))
+        finally:
+            child.close()
+
+    def _lay_out(self) -> Path:
+        settings = get_settings()
+        scratch.make(self._folder)
+        upload = self._folder / "upload"
+        get_storage().materialize_file(self._row.upload_digest, upload)
+        assignment = InspectAssignment(
+            subject="model" if isinstance(self._row, Model) else "dataset",
+            subject_id=self._row.id,
+            scratch=self._folder,
+            file=upload,
+            filename=self._row.filename,
+            declared=self._row.declared if isinstance(self._row, Model) else {},
+            max_archive_bytes=settings.max_archive_bytes,
+            max_archive_files=settings.max_archive_files,
+        )
+        path = self._folder / "assignment.json"
+        path.write_text(assignment.model_dump_json())
+        return path
+
+    def _keep(self, last: dict[str, Any]) -> None:
+        if last["type"] == "problem":
+            self._reject(read_problem(last.get("problem")))
+            return
+        kind = ModelFound if isinstance(self._row, Model) else DatasetFound
+        try:
+            found = kind.model_validate(last.get("result"))
+        except ValidationError as error:
+            raise ProtocolError(f"a result that does not fit: {error}") from error
+        try:
+            blob = get_storage().put_tree(inside(self._folder, found.root))
+        except ValueError as error:
+            raise ProtocolError(f"files that cannot be stored: {error}") from error
+        self._finish(ready={"digest": blob.digest, **found.model_dump(exclude={"root"})})
+
+    def _stopped(self, stopped: Stop) -> None:
+        settings = get_settings()
+        if stopped is Stop.SHUTDOWN:
+            self._give_back()
+        elif stopped is Stop.MEMORY:
+            most = limits.memory_limit_bytes(settings.child_memory_bytes)
+            self._reject(out_of_memory(f"the inspection held more than {most} bytes of memory").problem())
+        elif stopped in (Stop.OVERTIME, Stop.SILENT):
+            slow = TimedOut(
+                f"the file was not inspected within {settings.inspect_seconds:g} seconds",
+                stage="inspecting",
+                hint="raise BURNISH_INSPECT_SECONDS",
+            )
+            self._reject(slow.problem())
+        else:
+            raise Lost
+
+    def _died(self, problem: BurnishError) -> None:
+        problem.stage = "inspecting"
+        if isinstance(problem, OutOfMemory) or self._row.inspect_attempts >= get_settings().max_attempts:
+            self._reject(problem.problem())
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._hold.write(
+            lambda session: inspections.give_back(
+                session, self._table, self._row.id, self._row.inspect_attempts
+            )
+        )
+
+    def _reject(self, problem: dict[str, Any]) -> None:
+        self._finish(problem=problem)
+
+    def _finish(self, **found: dict[str, Any]) -> None:
+        self._hold.write(
+            lambda session: service_of(self._row.id).finish_inspection(
+                session, self._row.id, self._row.inspect_attempts, **found
+            )
+        )
+
+
+def service_of(subject_id: str) -> ModuleType:
+    """Whose rows these are: the models' or the datasets' service."""
+    return models if subject_id.startswith("mdl_") else datasets
+
+
+def _last_line(child: ChildProcess, watch: Watch) -> dict[str, Any] | None:
+    while not child.ended:
+        for message in child.messages(TICK_SECONDS):
+            if message["type"] in ("result", "problem"):
+                watch.child_done()
+                return message
+            if message["type"] != "progress":
+                raise ProtocolError(f"a message of type {message['type']!r}")
+    return None

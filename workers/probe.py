@@ -1,0 +1,151 @@
+"""What this machine can do: its hardware, and the runtimes that pass a self-test, each tried in a process of its own."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.catalog.runtimes import RUNTIMES
+from workers.limits import cgroup_cores, clean_environment, memory_limit_bytes
+
+SELF_TEST_SECONDS = 120.0
+GPU_SECONDS = 20.0
+CPU_FLAGS = (
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+GPU_FIELDS = ("name", "uuid", "memory.total", "driver_version", "compute_cap")
+
+
+def main() -> int:
+    """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware}."""
+    runtimes: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name in RUNTIMES:
+        try:
+            runtimes[name] = try_runtime(name)
+        except RuntimeError as error:
+            failed[name] = str(error)
+    json.dump({"runtimes": runtimes, "failed": failed, "hardware": hardware()}, sys.stdout)
+    return 0
+
+
+def try_runtime(name: str) -> dict[str, Any]:
+    """The facts of a runtime whose self-test passed.
+
+    Raises:
+        RuntimeError: it failed, crashed or hung, with the reason.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "workers", "probe", "--runtime", name],
+                capture_output=True,
+                text=True,
+                timeout=SELF_TEST_SECONDS,
+                check=False,
+                cwd=folder,
+                env=clean_environment(Path(folder), Path(folder)),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"the self-test took longer than {SELF_TEST_SECONDS:g} seconds") from error
+    if done.returncode != 0:
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        last = (done.stderr.strip().splitlines() or ["nothing was printed"])[-1]
+        raise RuntimeError(f"the self-test ended with {how}: {last}"[:1000])
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+def self_test(name: str) -> int:
+    """Build, load and run a model of one node, and print the runtime's facts as JSON.
+
+    Raises:
+        Exception: whatever the runtime raises; the exit status tells.
+    """
+    import numpy as np
+
+    from workers import runtimes
+    from workers.model_handle import ModelHandle
+
+    started = time.monotonic()
+    runtime, params = runtimes.registry.alone(name), RUNTIMES[name].params()
+    with tempfile.TemporaryDirectory() as folder:
+        root, out = Path(folder) / "model", Path(folder) / "engine"
+        root.mkdir()
+        out.mkdir()
+        _write_relu(root / "model.onnx")
+        engine = runtime.build(ModelHandle(root, "model.onnx", "onnx", "0" * 64), params, out)
+        loaded = runtime.load(engine, params)
+        outputs = loaded.run({"x": np.array([[-1.0, 2.0]], dtype=np.float32)})
+    if outputs["y"].tolist() != [[0.0, 2.0]]:
+        raise RuntimeError(f"Relu of [-1, 2] came out as {outputs['y'].tolist()}")
+    facts = {
+        "device": RUNTIMES[name].device,
+        "versions": dict(runtime.versions()),
+        "self_test_seconds": round(time.monotonic() - started, 3),
+    }
+    print(json.dumps(facts))  # noqa: T201 - this is what the process is for
+    return 0
+
+
+def hardware() -> dict[str, Any]:
+    """The machine: CPU, usable cores, memory, GPUs."""
+    model, flags = cpu()
+    quota = cgroup_cores()
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cpu": model,
+        "cpu_features": flags,
+        "cores": affinity if quota is None else max(1, min(affinity, int(quota))),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "core_quota": quota,
+        "memory_bytes": psutil.virtual_memory().total,
+        "child_memory_bytes": memory_limit_bytes(0),
+        "gpus": gpus(),
+    }
+
+
+def cpu() -> tuple[str, list[str]]:
+    """The CPU's name, and those of its features that matter for speed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor(), []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return fields.get("model name", platform.processor()), [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def gpus() -> list[dict[str, str]]:
+    """What `nvidia-smi` says; [] where there is none or it does not answer."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GPU_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    names = ("name", "uuid", "memory_mib", "driver", "compute_capability")
+    rows = (line.split(",") for line in done.stdout.strip().splitlines())
+    return [
+        dict(zip(names, (value.strip() for value in row), strict=True))
+        for row in rows
+        if len(row) == len(names)
+    ]
+
+
+def _write_relu(path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "self-test", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))

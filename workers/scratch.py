@@ -1,0 +1,131 @@
+"""The folder that an attempt works in: laid out before, removed after."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.artifacts.tables import Artifact
+from app.config import get_settings
+from app.datasets.tables import Dataset
+from app.errors import NotFound
+from app.jobs.tables import Job
+from app.models.tables import Model
+from app.storage import get_storage
+from workers.assignment import DatasetFiles, OptimizeAssignment, SubjectFiles
+
+
+def folder(subject_id: str, attempt: int) -> Path:
+    """The folder of an attempt; its name says whose it is, so that the sweep can tell (`owner`)."""
+    return get_settings().scratch_path / f"{subject_id}-{attempt}"
+
+
+def owner(name: str) -> tuple[str, int] | None:
+    """The subject and attempt that a folder's name says, None where it is no attempt's."""
+    subject_id, separator, attempt = name.rpartition("-")
+    return (subject_id, int(attempt)) if separator and attempt.isdigit() else None
+
+
+def make(path: Path) -> Path:
+    """A new empty folder for this user alone."""
+    remove(path)
+    path.mkdir(parents=True, mode=0o700)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, whatever rights the child left on it; nothing happens where there is none."""
+    shutil.rmtree(path, onerror=_insist)
+
+
+def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
+    """The assignment of a claimed job, from the rows alone.
+
+    Raises:
+        NotFound: the subject or a dataset is gone.
+    """
+    request = job.request
+    return OptimizeAssignment(
+        job_id=job.id,
+        attempt=job.attempt,
+        scratch=scratch,
+        seed=request["options"].get("seed", 0),
+        subject=_subject(session, job, scratch / "subject"),
+        datasets={id_: _dataset(session, job, id_, scratch / "datasets" / id_) for id_ in job.datasets},
+        recipe=request["recipe"],
+        target=request["targets"][0],
+        evaluation=request["evaluation"],
+        budget=request["budget"],
+        options=request["options"],
+    )
+
+
+def lay_out(assignment: OptimizeAssignment) -> Path:
+    """The files that an assignment names, and the assignment itself: the path of its JSON.
+
+    Raises:
+        NotFound: files are gone.
+        DiskFull: no space left.
+    """
+    storage = get_storage()
+    storage.materialize(assignment.subject.digest, assignment.subject.root)
+    for dataset in assignment.datasets.values():
+        storage.materialize(dataset.digest, dataset.root)
+    path = assignment.scratch / "assignment.json"
+    path.write_text(assignment.model_dump_json())
+    return path
+
+
+def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
+    if job.subject.startswith("art_"):
+        artifact = _row(session, Artifact, job.project_id, job.subject)
+        described = artifact.manifest or {}
+        name, format_, signature, facts = (
+            described["name"],
+            described["format"],
+            described["signature"],
+            described["facts"],
+        )
+    else:
+        model = _row(session, Model, job.project_id, job.subject)
+        name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
+    return SubjectFiles(
+        id=job.subject,
+        digest=job.subject_digest,
+        root=root,
+        entry=facts["entry"],
+        format=format_,
+        signature=signature,
+        facts=facts,
+        name=name,
+    )
+
+
+def _dataset(session: Session, job: Job, id_: str, root: Path) -> DatasetFiles:
+    row = _row(session, Dataset, job.project_id, id_)
+    return DatasetFiles(id=id_, digest=row.digest or "", root=root, format=row.format or "", name=row.name)
+
+
+def _row(session: Session, table: Any, project_id: str, id_: str) -> Any:
+    row = session.scalar(select(table).where(table.id == id_, table.project_id == project_id))
+    if row is None:
+        raise NotFound(f"{id_} is gone", stage="fetching")
+    return row
+
+
+def _insist(function: Callable[..., Any], path: str, error: Any) -> None:
+    """Called by rmtree where a removal failed: for want of rights on the folder, most likely."""
+    if isinstance(error[1], FileNotFoundError):
+        return
+    if not os.path.islink(path):  # noqa: PTH114 - rmtree gives text
+        for each in (Path(path).parent, Path(path)):
+            each.chmod(stat.S_IRWXU)
+    if function in (os.unlink, os.rmdir):
+        function(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,227 @@
+"""One attempt of one job: claim it, start a child, hear it, settle it. A child's death is a job's problem, not ours."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.config import get_settings
+from app.db import transaction
+from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut
+from app.jobs import lease
+from app.jobs.status import JobStatus
+from app.jobs.tables import Job
+from workers import limits, running, scratch
+from workers.answers import Answers
+from workers.assignment import OptimizeAssignment
+from workers.child_process import ChildProcess, ProtocolError
+from workers.durable import durably
+from workers.endings import death_of, misunderstood, out_of_memory
+from workers.finish import conclude, keep_files, read_problem
+from workers.hold import JobHold, Lost, Stop
+from workers.watch import Limits, Watch
+
+CHILD = (sys.executable, "-m", "workers", "child")
+TICK_SECONDS = 0.5
+LEAVE_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def run(job_id: str, command: Sequence[str] | None = None) -> None:
+    """Run a job, if it can be claimed. Raises nothing that the job is to blame for.
+
+    `command` starts the child, `CHILD` where none is given; see `ChildProcess` for what is put behind it.
+    """
+    settings = get_settings()
+    if running.stopping.is_set():
+        return
+    with transaction() as session:
+        job = lease.claim(session, job_id, running.WORKER_ID, settings.lease_seconds)
+        seconds = lease.seconds_left(session, job_id) if job is not None else 0.0
+    if job is None:
+        log.info("not_claimed", job=job_id)
+        return
+    folder = scratch.folder(job.id, job.attempt)
+    with (
+        running.entered(folder.name, job.id),
+        structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt),
+    ):
+        log.info("attempt_began")
+        try:
+            Attempt(job, seconds, folder, command or CHILD).run()
+        finally:
+            scratch.remove(folder)
+        log.info("attempt_ended")
+
+
+class Attempt:
+    """One attempt, from the claim on."""
+
+    def __init__(self, job: Job, running_seconds: float, folder: Path, command: Sequence[str]):
+        self._job = job
+        self._running_seconds = running_seconds
+        self._folder = folder
+        self._command = command
+        self._hold = JobHold(job)
+
+    def run(self) -> None:
+        """Work, and settle the job: ended, queued again, or left to whoever has it now."""
+        try:
+            try:
+                self._work()
+            except BurnishError as error:
+                self._fail(error)
+            except Lost:
+                raise
+            except Exception as error:
+                log.exception("attempt_failed")
+                self._fail(Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}"))
+        except Lost:
+            log.warning("lease_lost")
+
+    def _work(self) -> None:
+        settings = get_settings()
+        watch = Watch(
+            self._hold,
+            Limits(
+                running_seconds=self._running_seconds,
+                silent_seconds=settings.step_seconds,
+                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
+            ),
+        )
+        watch.start()
+        try:
+            self._with_child(watch)
+        finally:
+            watch.settle()
+            for device in list(self._hold.devices):
+                self._hold.release(device)
+
+    def _with_child(self, watch: Watch) -> None:
+        settings = get_settings()
+        scratch.make(self._folder)
+        assignment = durably(
+            lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
+        )
+        path = scratch.lay_out(assignment)
+        kills = limits.oom_kills()
+        child = ChildProcess(
+            self._command,
+            path,
+            self._folder,
+            self._folder.name,
+            settings.child_file_bytes,
+            settings.max_log_bytes,
+        )
+        try:
+            watch.attend(child)
+            answers = Answers(self._hold, child, watch, assignment)
+            last, broken = self._hear(child, watch, answers)
+            status = child.close(LEAVE_SECONDS if last else 0)
+            answers.keep_log()
+            death = broken or death_of(child, status, kills)
+            self._settle(assignment, last, watch.stopped, death, answers.stage)
+        finally:
+            child.close()
+
+    def _hear(
+        self, child: ChildProcess, watch: Watch, answers: Answers
+    ) -> tuple[dict[str, Any] | None, BurnishError | None]:
+        """The child's last line, None where it ended without one; and what it said that nobody can understand."""
+        try:
+            while not child.ended:
+                for message in child.messages(TICK_SECONDS):
+                    if message["type"] in ("result", "problem"):
+                        watch.child_done()
+                        return message, None
+                    answers.take(message)
+                answers.tick()
+        except ProtocolError as error:
+            return None, misunderstood(error)
+        return None, None
+
+    def _settle(
+        self,
+        assignment: OptimizeAssignment,
+        last: dict[str, Any] | None,
+        stopped: Stop | None,
+        death: BurnishError,
+        stage: str | None,
+    ) -> None:
+        if stopped is not None and (last is None or last["type"] == "problem"):
+            self._stopped(stopped, stage)
+        elif last is None:
+            death.stage = stage
+            self._died(death)
+        else:
+            try:
+                self._keep(assignment, last)
+            except ProtocolError as error:
+                self._died(misunderstood(error))
+
+    def _keep(self, assignment: OptimizeAssignment, last: dict[str, Any]) -> None:
+        """Store what the child brought: a result, a problem, or both where an engine broke its budget."""
+        problem = read_problem(last.get("problem")) if last["type"] == "problem" else None
+        if problem is not None and last.get("result") is None:
+            self._finish(JobStatus.FAILED, problem)
+            return
+        brought = keep_files(assignment, last.get("result"))
+        self._hold.write(lambda session: conclude(session, self._hold, assignment, brought, problem))
+
+    def _stopped(self, stopped: Stop, stage: str | None) -> None:
+        settings = get_settings()
+        match stopped:
+            case Stop.LOST:
+                raise Lost
+            case Stop.SHUTDOWN:
+                self._hold.write(lambda session: lease.give_back(session, self._job.id, self._job.attempt))
+            case Stop.CANCELLED:
+                self._finish(
+                    JobStatus.CANCELLED,
+                    Cancelled("the job was cancelled while it ran", stage=stage).problem(),
+                )
+            case Stop.OVERTIME:
+                seconds = self._job.request["limits"]["running_seconds"]
+                problem = TimedOut(
+                    f"the job was not done within its running limit of {seconds:g} seconds",
+                    stage=stage,
+                    param="limits.running_seconds",
+                    hint="raise the limit",
+                )
+                self._finish(JobStatus.TIMED_OUT, problem.problem())
+            case Stop.SILENT:
+                slow = (
+                    f"the job's process reported nothing for {settings.step_seconds:g} seconds and was killed"
+                )
+                hint = (
+                    "the job's log has its last words; raise BURNISH_STEP_SECONDS where a step is that slow"
+                )
+                self._fail(TimedOut(slow, stage=stage, hint=hint))
+            case Stop.MEMORY:
+                most = limits.memory_limit_bytes(settings.child_memory_bytes)
+                self._fail(
+                    out_of_memory(f"the job held more than the {most} bytes of memory that it may", stage)
+                )
+
+    def _died(self, problem: BurnishError) -> None:
+        """Another attempt may do better: it goes on from the last stored step. Not where memory ran out."""
+        if isinstance(problem, OutOfMemory):
+            self._fail(problem)
+            return
+        most = get_settings().max_attempts
+        self._hold.write(
+            lambda session: lease.retry_later(
+                session, self._job.id, self._job.attempt, problem.problem(), most
+            )
+        )
+
+    def _fail(self, problem: BurnishError) -> None:
+        self._finish(JobStatus.FAILED, problem.problem())
+
+    def _finish(self, status: JobStatus, problem: dict[str, Any]) -> None:
+        self._hold.write(
+            lambda session: lease.finish(session, self._job.id, self._job.attempt, status, problem=problem)
+        )

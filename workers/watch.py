@@ -1,0 +1,82 @@
+"""A thread beside each child: renews the hold and kills the child when there is a reason to."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from workers import running
+from workers.child_process import ChildProcess
+from workers.hold import Hold, Stop
+from workers.limits import resident_bytes
+
+TICK_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take: time in seconds, resident memory in bytes."""
+
+    running_seconds: float
+    silent_seconds: float
+    memory_bytes: int
+
+
+class Watch(threading.Thread):
+    """Renews from the claim until the attempt is settled; `stopped` says why the child was killed, if it was."""
+
+    def __init__(self, hold: Hold, limits: Limits):
+        super().__init__(name="watch", daemon=True)
+        self._hold = hold
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.running_seconds
+        self._child: ChildProcess | None = None
+        self._settled = threading.Event()
+        self.stopped: Stop | None = None
+
+    def run(self) -> None:
+        """Look every second for a reason to stop the child; go on renewing until the attempt is settled."""
+        while not self._settled.wait(TICK_SECONDS):
+            try:
+                self._look()
+            except Exception:
+                log.exception("watch_failed")
+
+    def attend(self, child: ChildProcess) -> None:
+        """Watch this child from here on."""
+        self._child = child
+
+    def child_done(self) -> None:
+        """The child said its last line: what it said is being stored now, and only the hold matters still."""
+        self._child = None
+
+    def settle(self) -> None:
+        """The attempt is over."""
+        self._settled.set()
+        self.join()
+
+    def _look(self) -> None:
+        stop = self._hold.poll()
+        child = self._child
+        if self.stopped is not None:
+            return
+        self.stopped = stop or (self._reason(child) if child is not None else None)
+        if self.stopped is None or child is None:
+            return
+        if self.stopped in (Stop.CANCELLED, Stop.SHUTDOWN):
+            child.stop()
+        else:
+            child.kill()
+
+    def _reason(self, child: ChildProcess) -> Stop | None:
+        if running.stopping.is_set():
+            return Stop.SHUTDOWN
+        if time.monotonic() > self._deadline:
+            return Stop.OVERTIME
+        if child.silent_seconds > self._limits.silent_seconds:
+            return Stop.SILENT
+        resident = resident_bytes(child.members(), self._limits.memory_bytes)
+        return Stop.MEMORY if resident > self._limits.memory_bytes else None
