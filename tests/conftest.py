@@ -1,0 +1,129 @@
+"""What every test may ask for: real servers, and a Burnish of its own on a fresh data directory."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+import app.tables
+from app.auth.tables import DEFAULT_PROJECT, Project
+from app.config import Settings, get_settings
+from app.db import get_engine, make_engine
+from app.ids import new_id
+from app.queue import get_celery
+from app.storage import get_storage
+from tests.services import running_postgres, running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real Redis, shared by the session."""
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL, shared by the session; its socket needs a short path."""
+    with tempfile.TemporaryDirectory(prefix="bpg") as folder, running_postgres(Path(folder)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """A database whose tables exist; copying it is faster than making them."""
+    name = "burnish_template"
+    _administer(postgres_url, f"CREATE DATABASE {name}")
+    fill(str(make_url(postgres_url).set(database=name).render_as_string(hide_password=False)))
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database with every table and the default project, once on each kind."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'burnish.db'}"
+        fill(url)
+        yield url
+        return
+    with fresh_postgres(request) as url:
+        yield url
+
+
+@contextmanager
+def fresh_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A copy of the template database, dropped in the end."""
+    server, template = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
+    name = new_id("db")
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def burnish(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """Settings of a fresh installation, on both databases in turn."""
+    with installation(database_url, redis_url, tmp_path, monkeypatch) as settings:
+        yield settings
+
+
+@pytest.fixture
+def burnish_sqlite(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The same on SQLite alone, where the database is not what is tested."""
+    url = f"sqlite:///{tmp_path / 'burnish.db'}"
+    fill(url)
+    with installation(url, redis_url, tmp_path, monkeypatch) as settings:
+        yield settings
+
+
+@contextmanager
+def installation(
+    database_url: str, redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """This process reads its settings anew; messages of earlier tests are gone."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    monkeypatch.setenv("BURNISH_DATA_DIR", str(folder / "data"))
+    monkeypatch.setenv("BURNISH_DATABASE_URL", database_url)
+    monkeypatch.setenv("BURNISH_REDIS_URL", redis_url)
+    forget_process_state()
+    try:
+        yield get_settings()
+    finally:
+        get_engine().dispose()
+        get_celery().close()
+        forget_process_state()
+
+
+def forget_process_state() -> None:
+    """What this process made once from its settings."""
+    for cached in (get_settings, get_engine, get_storage, get_celery):
+        cached.cache_clear()
+
+
+def fill(url: str) -> None:
+    """Create every table and the default project."""
+    engine = make_engine(url)
+    app.tables.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Project(id=DEFAULT_PROJECT, name="default"))
+        session.commit()
+    engine.dispose()
+
+
+def _administer(url: str, statement: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
