@@ -1,0 +1,128 @@
+"""A request held against catalog, model, datasets and fleet: what would be done for each target, or why not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.catalog.metrics import METRICS
+from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
+from app.config import get_settings
+from app.errors import InvalidParams, NoWorker, SignatureMismatch
+from app.fleet import service as fleet
+from app.jobs.schemas import EvaluationRequest, JobRequest
+from app.jobs.subjects import Subject, find_datasets, find_subject
+from app.queue import queue_for
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What a request is held against, and the request with what follows from it filled in."""
+
+    request: JobRequest
+    subject: Subject
+    datasets: Mapping[str, DatasetFacts]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One target with every parameter, and the recipe that its job will follow."""
+
+    target: Target
+    recipe: Recipe
+
+
+def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
+    """Find what the request names, and check what holds for all targets.
+
+    Raises:
+        NotFound, Conflict, InvalidModel, InvalidDataset: what it names is missing, not inspected yet, or rejected.
+        InvalidParams, SignatureMismatch: its fields do not fit each other or the data.
+    """
+    if request.recipe is not None and request.inputs:
+        raise InvalidParams(
+            "`inputs` is for presets: a recipe's passes name their data themselves",
+            param="inputs",
+            hint="move it into the `inputs` of the pass that reads it",
+        )
+    if request.budget is not None and request.evaluation is None:
+        raise InvalidParams(
+            "a budget needs an evaluation to be held against",
+            param="budget",
+            hint="name the data and the metric in `evaluation`",
+        )
+    subject = find_subject(session, project_id, request.subject)
+    datasets = find_datasets(session, project_id, request.dataset_paths())
+    if request.evaluation is not None:
+        dataset = datasets[request.evaluation.dataset]
+        evaluation = _evaluation(request.evaluation, subject, dataset)
+        request = request.model_copy(update={"evaluation": evaluation})
+    return Grounds(request, subject, datasets)
+
+
+def plan_target(grounds: Grounds, index: int) -> Planned:
+    """What would be done for one target.
+
+    Raises:
+        UnknownPass, InvalidParams, IncompatibleRecipe, SignatureMismatch: see `app.catalog.recipe.plan`.
+    """
+    request, at = grounds.request, f"targets[{index}]"
+    target = validate_target(request.targets[index], at)
+    recipe = plan(
+        request.recipe,
+        grounds.subject.model_facts(),
+        target,
+        grounds.datasets,
+        request.evaluation,
+        request.options,
+        calibration_hint=request.inputs.get("calibration"),
+        at=at,
+    )
+    return Planned(target, recipe)
+
+
+def check_worker(session: Session, runtime: str, index: int) -> None:
+    """Refuse a runtime that no worker ever offered; one whose workers are only offline may be waited for.
+
+    Raises:
+        NoWorker: no worker ever offered it.
+    """
+    if fleet.runtime_known(session, runtime, get_settings().worker_seen_seconds) is None:
+        raise NoWorker(
+            f"no worker ever offered the runtime {runtime}",
+            param=f"targets[{index}].runtime",
+            hint=f"start one with `burnish worker --queues {queue_for(runtime)}`; see `GET /v1/workers`",
+        )
+
+
+def _evaluation(evaluation: EvaluationRequest, subject: Subject, dataset: DatasetFacts) -> EvaluationRequest:
+    if evaluation.metric not in METRICS:
+        raise InvalidParams(
+            f"there is no metric called {evaluation.metric!r}",
+            param="evaluation.metric",
+            hint=f"there are {', '.join(sorted(METRICS))}",
+        )
+    metric = METRICS[evaluation.metric]
+    if metric.needs_labels and dataset.labels is None:
+        unlabelled = sorted(name for name, other in METRICS.items() if not other.needs_labels)
+        raise InvalidParams(
+            f"the metric {metric.name} needs labels, and the dataset {dataset.id} has none",
+            param="evaluation.metric",
+            hint=f"upload data with an array called `labels`, or use one of {', '.join(unlabelled)}",
+        )
+    outputs = [output["name"] for output in subject.signature["outputs"]]
+    if evaluation.output is None and len(outputs) == 1:
+        return evaluation.model_copy(update={"output": outputs[0]})
+    if evaluation.output is None:
+        raise InvalidParams(
+            f"the model has {len(outputs)} outputs: say which one the metric reads",
+            param="evaluation.output",
+            hint=f"they are {', '.join(outputs)}",
+        )
+    if evaluation.output not in outputs:
+        raise SignatureMismatch(
+            f"the model has no output called {evaluation.output!r}",
+            param="evaluation.output",
+            hint=f"its outputs are {', '.join(outputs)}",
+        )
+    return evaluation

@@ -1,0 +1,260 @@
+"""Jobs as clients send and see them."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from app.catalog.recipe import Recipe, Target
+from app.catalog.spec import InputRole
+from app.http.paging import PageQuery
+from app.http.schemas import RequestSchema, UtcTime
+from app.jobs.status import JobStatus
+
+DAY_SECONDS = 86_400
+LABEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+LabelKey = Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=255)]
+Seconds = Annotated[float, Field(gt=0, le=30 * DAY_SECONDS, allow_inf_nan=False)]
+
+
+def _short_target(value: Any) -> Any:
+    return {"runtime": value} if isinstance(value, str) else value
+
+
+TargetRequest = Annotated[
+    Target,
+    BeforeValidator(_short_target, json_schema_input_type=Target | str),
+    Field(description="A runtime and its parameters; its name alone is the short form."),
+]
+
+
+class EvaluationRequest(RequestSchema):
+    """The data and the metric that accuracy is measured with."""
+
+    dataset: Id
+    metric: str = Field(max_length=40, description="A metric's name in `GET /v1/metrics`.")
+    output: str | None = Field(
+        None, max_length=500, description="The output that the metric reads; absent: the model's only one."
+    )
+
+
+class BudgetRequest(RequestSchema):
+    """What the optimized model may lose."""
+
+    max_drop: float = Field(
+        ge=0, allow_inf_nan=False, description="Absolute: 0.01 is one point of a metric in 0..1."
+    )
+
+
+class OptionsRequest(RequestSchema):
+    """What a job may do, and does not do unless it is told."""
+
+    allow_synthetic: bool = Field(False, description="Generated data may stand in for calibration data.")
+    allow_unmeasured: bool = Field(
+        False, description="An engine that cannot run where it is built may leave unverified."
+    )
+    no_cache: bool = Field(False, description="Do every step anew, whatever is stored.")
+    package: list[str] = Field(
+        default_factory=list, max_length=0, description="Forms to pack the engine in besides the bundle."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="The seed of everything random.")
+
+
+class LimitsRequest(RequestSchema):
+    """How long a job may take; past a limit it ends as `timed_out`."""
+
+    pending_seconds: Seconds = Field(3600.0, description="From its creation to its first start.")
+    running_seconds: Seconds = Field(
+        3600.0, description="From its first start, waits between attempts included."
+    )
+
+
+class OptimizeRequest(RequestSchema):
+    """Make an engine: passes, build, measurement, verification."""
+
+    kind: Literal["optimize"]
+    subject: Id = Field(description="A model, or an artifact of kind `model`.")
+    name: str | None = Field(None, min_length=1, max_length=200)
+    recipe: Recipe | None = Field(None, description="The passes; absent: the target's preset.")
+    inputs: dict[InputRole, Id] = Field(
+        default_factory=dict,
+        description="Without a recipe: the data that the preset's passes may read, by role.",
+    )
+    targets: list[TargetRequest] = Field(
+        min_length=1, max_length=20, description="More than one: a parent job with a child for each."
+    )
+    evaluation: EvaluationRequest | None = None
+    budget: BudgetRequest | None = Field(None, description="Needs `evaluation`.")
+    options: OptionsRequest = Field(default_factory=OptionsRequest)
+    limits: LimitsRequest = Field(default_factory=LimitsRequest)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, body: Any) -> Any:
+        if not _is_storable(body):
+            raise ValueError("texts must not hold NUL or lone surrogates, numbers must be finite")
+        return body
+
+    def dataset_paths(self) -> dict[str, str]:
+        """Every dataset that the request names, with the first place where it does."""
+        named = [(id_, f"inputs.{role}") for role, id_ in self.inputs.items()]
+        for index, step in enumerate(self.recipe.passes if self.recipe else ()):
+            named += [(id_, f"recipe.passes[{index}].inputs.{role}") for role, id_ in step.inputs.items()]
+        if self.evaluation is not None:
+            named.append((self.evaluation.dataset, "evaluation.dataset"))
+        return dict(reversed(named))
+
+
+# The second kind makes this a union: Annotated[OptimizeRequest | ProfileRequest, Field(discriminator="kind")].
+JobRequest = OptimizeRequest
+
+
+class JobQuery(PageQuery):
+    """Which jobs to list."""
+
+    status: JobStatus | None = Field(None, description="Only those of this status.")
+    kind: Literal["optimize"] | None = Field(None, description="Only those of this kind.")
+    subject: Id | None = Field(None, description="Only those that work on this model or artifact.")
+    parent: Id | None = Field(None, description="Only the children of this job.")
+    label: list[Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}=.{{0,255}}$")]] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Only those with this label, `KEY=VALUE`; repeat for more.",
+    )
+
+
+class EventsQuery(RequestSchema):
+    """Where a stream of events begins."""
+
+    last_event_id: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Only events after this one, as `Last-Event-ID` asks for."
+    )
+
+
+class Progress(BaseModel):
+    """How far the stage is; `total` 0: nobody knows."""
+
+    done: int
+    total: int
+    message: str
+
+
+class StepAnswer(BaseModel):
+    """One step of the current attempt."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    status: Literal["running", "done", "failed"]
+    cached: bool = Field(description="Its result was stored already.")
+    seconds: float | None = Field(description="How long it ran, when it ran; null while it runs.")
+    key: str | None = Field(description="The SHA-256 of its whole cause; null: it is never stored.")
+
+
+class JobAnswer(BaseModel):
+    """A job. `finished` tells whether it will change any more."""
+
+    id: str
+    kind: str
+    name: str | None
+    status: JobStatus
+    finished: bool
+    stage: str | None = Field(description="What it does now; free to grow.")
+    progress: Progress
+    attempt: int = Field(description="How often it was started.")
+    parent: str | None
+    children: list[str]
+    retry_of: str | None
+    created_at: UtcTime
+    started_at: UtcTime | None
+    finished_at: UtcTime | None
+    queue_seconds: float | None = Field(description="From its creation to its first start; null before.")
+    steps: list[StepAnswer]
+    result: dict[str, Any] | None
+    problem: dict[str, Any] | None = Field(description="Why it failed, as an error answer says it.")
+    labels: dict[str, str]
+    subject: str
+    recipe: Recipe | None = Field(
+        description="Defaults filled in, versions pinned; null: a parent's presets."
+    )
+    inputs: dict[InputRole, str]
+    targets: list[Target]
+    evaluation: EvaluationRequest | None
+    budget: BudgetRequest | None
+    options: OptionsRequest
+    limits: LimitsRequest
+    url: str
+
+
+class PlannedStep(BaseModel):
+    """One pass as it would be done."""
+
+    name: str
+    version: int
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    takes: str = Field(description="The precision that it would find.")
+    leaves: str = Field(description="The precision that it would leave.")
+
+
+class WorkersAnswer(BaseModel):
+    """Who could take a job."""
+
+    queue: str
+    state: Literal["online", "offline"] | None = Field(
+        description="null: no worker ever offered the runtime."
+    )
+    workers: list[str] = Field(description="The live ones.")
+
+
+class TargetPlan(BaseModel):
+    """What would happen for one target."""
+
+    target: Target
+    steps: list[PlannedStep]
+    notes: list[str] = Field(description="Why a preset chose these passes.")
+    workers: WorkersAnswer
+    problem: dict[str, Any] | None = Field(
+        description="Why the job would be refused; null: it would be queued."
+    )
+
+
+class OperatorsAnswer(BaseModel):
+    """The model's operators."""
+
+    counts: dict[str, int]
+    other_domains: list[str] = Field(
+        description="Domains besides ONNX's own: whether a target knows their operators shows when it builds."
+    )
+
+
+class ValidationAnswer(BaseModel):
+    """What a job would do; nothing was queued."""
+
+    valid: bool
+    inputs: list[dict[str, Any]] = Field(description="The model's inputs: name, dtype, shape.")
+    outputs: list[dict[str, Any]]
+    operators: OperatorsAnswer
+    targets: list[TargetPlan]
+
+
+def _is_storable(body: Any) -> bool:
+    """Whether both databases take every text and number in it. A loop: a body may be nested deeper than the stack."""
+    left = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, str) and (
+            "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
+        ):
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+    return True

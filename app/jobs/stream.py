@@ -1,0 +1,69 @@
+"""A job's events as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
+
+from app.db import transaction
+from app.errors import NotFound, Unavailable
+from app.events import notifier
+from app.events import service as events
+from app.http.schemas import rfc3339
+from app.jobs import service
+from app.jobs.status import finished
+
+HEARTBEAT_SECONDS = 15.0  # proxies cut connections that are silent for longer, often after 30
+RETRY_MILLISECONDS = 1000
+PIECE = 200
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Events after a number, as they go over the wire. `over`: the last that there will ever be is among them."""
+
+    wire: bytes
+    last_seq: int
+    over: bool
+
+
+def read(project_id: str, job_id: str, after: int) -> Piece:
+    """The next events of a job.
+
+    Raises:
+        NotFound: the project has no such job.
+    """
+    with transaction(readonly=True) as session:
+        job = service.get_job(session, project_id, job_id)  # first: a job that is finished has all its events
+        rows = events.since(session, project_id, job_id, after, PIECE)
+        wire = b"".join(
+            format_sse_event(
+                id=str(row.seq),
+                event=row.type,
+                data_str=json.dumps({"at": rfc3339(row.created_at), **row.data}, allow_nan=False),
+            )
+            for row in rows
+        )
+        last = rows[-1].seq if rows else after
+        return Piece(wire, last, finished(job.status) and len(rows) < PIECE)
+
+
+async def stream(project_id: str, job_id: str, piece: Piece) -> AsyncIterator[bytes]:
+    """Everything from `piece` on, until the job has ended, is deleted, or the service stops.
+
+    Between events it holds neither a thread nor a session.
+    """
+    yield format_sse_event(retry=RETRY_MILLISECONDS) + piece.wire
+    try:
+        while not piece.over:
+            seq = await notifier.wait(job_id, piece.last_seq, HEARTBEAT_SECONDS)
+            if seq == piece.last_seq:
+                yield format_sse_event(comment="still here")
+                continue
+            piece = await run_in_threadpool(read, project_id, job_id, piece.last_seq)
+            if piece.wire:
+                yield piece.wire
+    except (NotFound, Unavailable):
+        return

@@ -1,0 +1,85 @@
+"""What a request would do, step by step and target by target; nothing is queued."""
+
+from sqlalchemy.orm import Session
+
+from app.catalog.passes import PASSES
+from app.catalog.recipe import Recipe
+from app.catalog.spec import Precision
+from app.config import get_settings
+from app.errors import BurnishError, InvalidParams
+from app.fleet import service as fleet
+from app.jobs.planning import Grounds, check_worker, ground, plan_target
+from app.jobs.schemas import (
+    JobRequest,
+    OperatorsAnswer,
+    PlannedStep,
+    TargetPlan,
+    ValidationAnswer,
+    WorkersAnswer,
+)
+from app.queue import queue_for
+
+ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
+
+
+def validate(session: Session, project_id: str, model_id: str, request: JobRequest) -> ValidationAnswer:
+    """What `submit` would do with a request. What speaks against one target stands in that target's `problem`.
+
+    Raises:
+        NotFound, Conflict, InvalidModel, InvalidDataset, InvalidParams, SignatureMismatch: what speaks against all.
+    """
+    if request.subject != model_id:
+        raise InvalidParams(f"the body names {request.subject}, the address {model_id}", param="subject")
+    grounds = ground(session, project_id, request)
+    targets = [_target(session, grounds, index) for index in range(len(request.targets))]
+    subject = grounds.subject
+    return ValidationAnswer(
+        valid=all(target.problem is None for target in targets),
+        inputs=subject.signature["inputs"],
+        outputs=subject.signature["outputs"],
+        operators=OperatorsAnswer(
+            counts=subject.facts["operators"],
+            other_domains=sorted(set(subject.facts["domains"]) - ONNX_DOMAINS),
+        ),
+        targets=targets,
+    )
+
+
+def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
+    target = grounds.request.targets[index]
+    workers = _workers(session, target.runtime)
+    plan = TargetPlan(target=target, steps=[], notes=[], workers=workers, problem=None)
+    try:
+        planned = plan_target(grounds, index)
+        plan.target, plan.notes = planned.target, planned.recipe.notes
+        plan.steps = _steps(planned.recipe, grounds.subject.model_facts().precision)
+        check_worker(session, target.runtime, index)
+    except BurnishError as error:
+        plan.problem = error.problem()
+    return plan
+
+
+def _steps(recipe: Recipe, precision: Precision) -> list[PlannedStep]:
+    steps = []
+    for step in recipe.passes:
+        spec = PASSES[step.name]
+        leaves = spec.produces or precision
+        steps.append(
+            PlannedStep(
+                name=step.name,
+                version=spec.version,
+                params=step.params,
+                inputs=step.inputs,
+                takes=precision,
+                leaves=leaves,
+            )
+        )
+        precision = leaves
+    return steps
+
+
+def _workers(session: Session, runtime: str) -> WorkersAnswer:
+    seen = get_settings().worker_seen_seconds
+    live = [worker.id for worker in fleet.list_live(session, seen) if runtime in worker.runtimes]
+    state = fleet.runtime_known(session, runtime, seen)
+    return WorkersAnswer(queue=queue_for(runtime), state=state, workers=live)
