@@ -90,6 +90,13 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
             set_nodes(inner, ordered)
 
 
+def declare_domain(model: onnx.ModelProto, domain: str, version: int = 1) -> None:
+    """Import an operator domain where a node uses it; ONNX Runtime's quantizer forgets those inside control flow."""
+    used = any(node.domain == domain for graph in graphs(model.graph) for node in graph.node)
+    if used and not any(entry.domain == domain for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+
+
 def drop_unread_weights(graph: onnx.GraphProto) -> None:
     """Remove initializers that no node reads and that are no output, in every graph."""
     read = {name for inner in graphs(graph) for node in inner.node for name in node.input}

@@ -11,7 +11,7 @@ from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx, signature_of
 from workers.onnx_nodes import check_names, nodes_of, outcome, quieted
-from workers.onnx_prepare import prepare, sort_nodes
+from workers.onnx_prepare import declare_domain, prepare, sort_nodes
 from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
 
@@ -35,6 +35,7 @@ def apply(model: ModelHandle, params: QuantizeDynamicParams, ctx: PassContext) -
     after = _quantized(before, params)
     restore_shapes(after, original.graph)
     sort_nodes(after.graph)
+    declare_domain(after, "com.microsoft")
 
     left = {node.name for node in nodes_of(after) if node.op_type in COUNTED}
     ctx.facts.update(

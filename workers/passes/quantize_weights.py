@@ -12,7 +12,7 @@ from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import graphs, save_onnx, signature_of
 from workers.onnx_nodes import check_names, outcome
-from workers.onnx_prepare import drop_unread_weights, prepare, set_nodes
+from workers.onnx_prepare import declare_domain, drop_unread_weights, prepare, set_nodes
 from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
 
@@ -38,8 +38,7 @@ def apply(model: ModelHandle, params: QuantizeWeightsParams, ctx: PassContext) -
     quantizer = _Quantizer(params)
     for graph in graphs(after.graph):
         quantizer.convert(graph)
-    if quantizer.taken and not any(entry.domain == DOMAIN for entry in after.opset_import):
-        after.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    declare_domain(after, DOMAIN)
     drop_unread_weights(after.graph)
     restore_shapes(after, original.graph)
     ctx.facts.update(
@@ -73,6 +72,8 @@ class _Quantizer:
         for tensor in graph.initializer:
             self._weights[tensor.name] = tensor
             self._owners[tensor.name] = graph
+            for transposed in (False, True):  # a sibling branch may call another weight the same
+                self._done.pop((tensor.name, transposed), None)
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             reason = self._why_not(node) if node.op_type in COUNTED else "no matrix product"

@@ -1,0 +1,120 @@
+"""What explains a speed-up, or the lack of one: sentences with numbers, from the facts of both engines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SMALL_WEIGHTS = 200_000
+LISTED = 3
+_COMPUTE = "convolutions, matrix products, recurrent layers"
+_NAMES = {
+    "weights-4bit": "with 4-bit weights",
+    "weights-8bit": "with 8-bit weights",
+    "int8-dynamic": "in dynamic int8",
+}
+
+Facts = Mapping[str, Any]
+
+
+def why(baseline: Facts, engine: Facts, comparison: Mapping[str, Any]) -> list[str]:
+    """Sentences for `comparison.why`; facts as `onnx_facts.graph_facts` gives them.
+
+    `comparison` is the one of `api.md`: its `speedup.verdict` decides whether causes of slowness are looked for.
+    """
+    faster = (comparison.get("speedup") or {}).get("verdict") == "faster"
+    sentences = [_nodes_by_precision(engine)]
+    if _same(baseline, engine):
+        sentences.append(
+            "The optimized engine has the same nodes as the baseline: the passes changed nothing that the runtime's "
+            "own optimizations did not reach as well."
+        )
+    elif engine["nodes"] != baseline["nodes"]:
+        sentences.append(f"The engine runs {engine['nodes']} nodes, the baseline {baseline['nodes']}.")
+    sentences += _quantization(engine)
+    sentences += _half(engine)
+    if not faster:
+        sentences += _smallness(engine)
+    return sentences
+
+
+def _nodes_by_precision(engine: Facts) -> str:
+    counts = engine["compute"]
+    total = sum(counts.values())
+    if not total:
+        return (
+            "The model has no convolution, matrix product or recurrent layer: precision decides little here."
+        )
+    if len(counts) == 1:
+        kind = next(iter(counts))
+        return f"All {total} compute nodes ({_COMPUTE}) run {_NAMES.get(kind, 'in ' + kind)}."
+    parts = [
+        f"{count} {_NAMES.get(kind, 'in ' + kind)}"
+        for kind, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    return f"Of {total} compute nodes ({_COMPUTE}), {', '.join(parts[:-1])} and {parts[-1]} run."
+
+
+def _quantization(engine: Facts) -> list[str]:
+    sentences = []
+    if count := engine["unfused"]["count"]:
+        named = ", ".join(name for name in engine["unfused"]["nodes"][:LISTED] if name)
+        sentences.append(
+            f"Quantization is not fused in {_nodes(count)}{f' ({named} …)' if named else ''}: they compute in floating "
+            "point and pay for converting their inputs besides. On x86, unsigned activations with signed weights fuse."
+        )
+    quantized = any(kind.startswith(("int8", "weights")) for kind in engine["compute"])
+    if quantized and (left := engine["convolutions"].get("fp32", 0)):
+        sentences.append(f"Convolutions in fp32: {left} of {sum(engine['convolutions'].values())}.")
+    pairs = engine["conversions"]
+    remaining = pairs.get("QuantizeLinear", 0) + pairs.get("DequantizeLinear", 0)
+    if engine["compute"].get("int8") and remaining:
+        sentences.append(
+            f"{remaining} conversions between int8 and floating point remain, around operators without an 8-bit kernel."
+        )
+    if slow := engine["operators"].get("ConvInteger", 0):
+        sentences.append(
+            f"{slow} convolutions run as ConvInteger, which has no fast kernel: quantize-static is the form for them."
+        )
+    if dynamic := engine["compute"].get("int8-dynamic", 0):
+        verb = "takes" if dynamic == 1 else "take"
+        sentences.append(
+            f"{_nodes(dynamic)} {verb} the range of the activations anew on every call, which costs time that grows "
+            "with the input, not with the weights."
+        )
+    packed = sum(count for kind, count in engine["compute"].items() if kind.startswith("weights"))
+    if packed:
+        sentences.append(
+            f"{_nodes(packed)} unpack block-quantized weights on every call: that pays where reading weights bounds "
+            "the speed (large matrices, small batches)."
+        )
+    return sentences
+
+
+def _half(engine: Facts) -> list[str]:
+    if not engine["half_weights"] and not engine["precision"].get("fp16"):
+        return []
+    casts = engine["operators"].get("Cast", 0)
+    return [
+        f"Numbers are stored in half precision, but the processor's kernels compute {engine['compute'].get('fp32', 0)} "
+        f"of the compute nodes in fp32, with {casts} casts in between: half precision saves space here, not time."
+    ]
+
+
+def _smallness(engine: Facts) -> list[str]:
+    if engine["weights"] >= SMALL_WEIGHTS:
+        return []
+    return [
+        f"The network is small ({engine['weights']} constants): the fixed cost of a call and of each node outweighs "
+        "the arithmetic that lower precision saves."
+    ]
+
+
+def _same(baseline: Facts, engine: Facts) -> bool:
+    return bool(
+        baseline["operators"] == engine["operators"]
+        and baseline["compute"] == engine["compute"]
+        and baseline["weights"] == engine["weights"]
+    )
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
