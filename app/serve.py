@@ -1,7 +1,10 @@
 """The API process: uvicorn, with our logging."""
 
+import socket
+
 import uvicorn
 
+from app.events import notifier
 from app.logs import configure_logging
 from app.main import create_app
 
@@ -9,7 +12,16 @@ KEEP_ALIVE_SECONDS = 65  # longer than the usual proxy's, so that the proxy clos
 GRACE_SECONDS = 10  # what open requests get when the process is told to stop
 
 
-def make_server(host: str, port: int) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Lets long polls and event streams end at once when told to stop; uvicorn alone would wait for them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking requests, let the open ones end, then end the application."""
+        await notifier.stop()
+        await super().shutdown(sockets)
+
+
+def make_server(host: str, port: int) -> Server:
     """A server that is not started yet; `run()` serves until it is told to stop."""
     config = uvicorn.Config(
         create_app(),
@@ -23,7 +35,7 @@ def make_server(host: str, port: int) -> uvicorn.Server:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def serve(host: str, port: int) -> None:

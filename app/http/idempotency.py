@@ -16,12 +16,11 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.auth.tables import IdempotencyKey
 from app.config import get_settings
-from app.db import db_now
+from app.db import db_now, upsert
 from app.errors import InvalidParams
 
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -80,8 +79,7 @@ class Idempotency:
                 IdempotencyKey.project_id == project_id, IdempotencyKey.created_at < expired
             )
         )
-        insert = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
-        statement = insert(IdempotencyKey).values(
+        statement = upsert(session, IdempotencyKey).values(
             project_id=project_id,
             key=self.key,
             route=self.route,
