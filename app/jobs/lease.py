@@ -14,13 +14,14 @@ from sqlalchemy.sql.elements import ColumnElement
 from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
-from app.jobs.status import JobStatus, finished
+from app.jobs import changes
+from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
 
 HELD = (JobStatus.RUNNING, JobStatus.CANCELLING)
 OVERDUE_GRACE_SECONDS = (
-    60.0  # a living supervisor ends its job by itself, with the log; the sweep comes after it
+    60.0  # a living supervisor ends its job by itself, with the log, before the sweep does
 )
 SWEEP_LIMIT = 200
 
@@ -51,7 +52,7 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
         _end_overdue(session, Job.id == job_id)
         return None
     session.execute(delete(JobStep).where(JobStep.job_id == job_id))  # a new attempt lists its own
-    _tell(session, job)
+    changes.tell(session, job)
     return job
 
 
@@ -85,7 +86,7 @@ def progress(session: Session, job_id: str, attempt: int, stage: str, said: Mapp
     if job is None:
         return False
     values = {"done": said["done"], "total": said["total"], "message": said["message"]}
-    _write(session, job, stage=stage, progress=values)
+    changes.write(session, job, stage=stage, progress=values)
     events.record(session, job.project_id, job.id, "progress", {"stage": stage, **values})
     return True
 
@@ -106,7 +107,7 @@ def step_stored(session: Session, job_id: str, attempt: int) -> bool:
     job = hold(session, job_id, attempt)
     if job is None:
         return False
-    _write(session, job, stalled_attempts=0)
+    changes.write(session, job, stalled_attempts=0)
     return True
 
 
@@ -122,7 +123,7 @@ def finish(
     job = hold(session, job_id, attempt)
     if job is None:
         return False
-    _end(session, job, status, result, problem)
+    changes.end(session, job, status, result, problem)
     return True
 
 
@@ -133,7 +134,7 @@ def give_back(session: Session, job_id: str, attempt: int) -> JobStatus | None:
         return None
     if job.status == JobStatus.CANCELLING:
         return _end_cancelled(session, job)
-    _write(session, job, stalled_attempts=max(0, job.stalled_attempts - 1))
+    changes.write(session, job, stalled_attempts=max(0, job.stalled_attempts - 1))
     return _requeue(session, job)
 
 
@@ -146,7 +147,7 @@ def retry_later(
 
 
 def expire(session: Session, max_attempts: int) -> list[str]:
-    """Settle the jobs whose lease or time is over: queued again, or ended. Their ids."""
+    """Settle the jobs whose lease or time is over (queued again, or ended), and parents left behind. Their ids."""
     lease_over = and_(Job.status.in_(HELD), Job.lease_expires_at < db_now())
     forgotten = and_(Job.status == JobStatus.RUNNING, Job.running_until < db_now(-OVERDUE_GRACE_SECONDS))
     settled = _end_overdue(session)
@@ -163,7 +164,7 @@ def expire(session: Session, max_attempts: int) -> list[str]:
             )
             _retry(session, job, lost.problem(), max_attempts)
         settled.append(job.id)
-    return settled
+    return settled + changes.settle_parents(session)
 
 
 def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
@@ -211,52 +212,9 @@ def _locked(session: Session, *where: ColumnElement[bool]) -> list[Job]:
     return list(session.scalars(statement, execution_options={"populate_existing": True}))
 
 
-def _write(session: Session, job: Job, **values: Any) -> None:
-    session.execute(
-        update(Job).where(Job.id == job.id).values(**values),
-        execution_options={"synchronize_session": False},
-    )
-    session.refresh(job)
-
-
-def _tell(session: Session, job: Job) -> None:
-    said = {
-        "status": job.status,
-        "finished": finished(job.status),
-        "attempt": job.attempt,
-        "stage": job.stage,
-        "problem": job.problem,
-    }
-    events.record(session, job.project_id, job.id, "status", said)
-
-
-def _end(
-    session: Session,
-    job: Job,
-    status: JobStatus,
-    result: dict[str, Any] | None = None,
-    problem: dict[str, Any] | None = None,
-) -> JobStatus:
-    _write(
-        session,
-        job,
-        status=status,
-        finished_at=db_now(),
-        lease_expires_at=None,
-        result=result,
-        problem=problem,
-    )
-    session.execute(
-        update(JobStep).where(JobStep.job_id == job.id, JobStep.status == "running").values(status="failed"),
-        execution_options={"synchronize_session": False},
-    )
-    _tell(session, job)
-    return status
-
-
 def _end_cancelled(session: Session, job: Job) -> JobStatus:
     problem = Cancelled("the job was cancelled while it ran", stage=job.stage).problem()
-    return _end(session, job, JobStatus.CANCELLED, problem=problem)
+    return changes.end(session, job, JobStatus.CANCELLED, problem=problem)
 
 
 def _end_timed_out(session: Session, job: Job) -> JobStatus:
@@ -269,7 +227,7 @@ def _end_timed_out(session: Session, job: Job) -> JobStatus:
         param=f"limits.{limit}_seconds",
         hint="see `GET /v1/workers` for who can take it" if limit == "pending" else "raise the limit",
     )
-    return _end(session, job, JobStatus.TIMED_OUT, problem=problem.problem())
+    return changes.end(session, job, JobStatus.TIMED_OUT, problem=problem.problem())
 
 
 def _end_overdue(session: Session, *where: ColumnElement[bool]) -> list[str]:
@@ -283,20 +241,12 @@ def _retry(session: Session, job: Job, problem: dict[str, Any], max_attempts: in
     if job.status == JobStatus.CANCELLING:
         return _end_cancelled(session, job)
     if job.stalled_attempts >= max_attempts:
-        return _end(session, job, JobStatus.FAILED, problem=problem)
+        return changes.end(session, job, JobStatus.FAILED, problem=problem)
     return _requeue(session, job)
 
 
 def _requeue(session: Session, job: Job) -> JobStatus:
-    _write(
-        session,
-        job,
-        status=JobStatus.QUEUED,
-        worker_id=None,
-        lease_expires_at=None,
-        stage=None,
-        sent_at=db_now(),
-    )
-    _tell(session, job)
+    waiting = {"worker_id": None, "lease_expires_at": None, "stage": None, "sent_at": db_now()}
+    changes.change(session, job, JobStatus.QUEUED, **waiting)
     send_job(session, job.id, job.queue)
     return JobStatus.QUEUED
