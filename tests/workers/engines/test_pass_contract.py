@@ -1,0 +1,119 @@
+"""What every pass of the catalog promises, held on trained networks."""
+
+import inspect
+import json
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from pydantic import ValidationError
+
+from app.catalog.passes import ANY_PRECISION, PASSES
+from app.catalog.recipe import DatasetFacts, Recipe, Target, plan
+from app.catalog.spec import ModelFacts
+from app.errors import IncompatibleRecipe
+from tests.workers.engines.networks import Network
+from workers import passes
+from workers.onnx_files import signature_of, tree_digest
+from workers.onnx_proof import open_session
+
+SNR_DB = {
+    "simplify": 100,
+    "to-fp16": 50,
+    "quantize-dynamic": 25,
+    "quantize-static": 20,
+    "quantize-weights": 15,
+}
+MAX_DROP = 0.03
+NAMES = sorted(PASSES)
+NETWORKS = ["cnn", "mlp"]
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> Network:
+    """Each network in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def top1(model, network: Network) -> float:
+    logits = open_session(model).run(None, {"images": network.images})[0]
+    return float(np.mean(np.argmax(logits, axis=1) == network.labels))
+
+
+def test_every_spec_is_implemented_and_nothing_else():
+    passes.registry.check(set(PASSES))
+
+
+def test_every_spec_has_bounds_here():
+    assert set(SNR_DB) == set(PASSES)
+
+
+def test_the_networks_learned(network: Network):
+    assert top1(network.model, network) > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_the_signature_and_the_answers(name: str, network: Network, apply: Callable, signal: Callable):
+    model, context = apply(name, network.model, network.train)
+
+    assert signature_of(model.load_onnx()) == signature_of(network.model.load_onnx())
+    session = open_session(model)
+    for count in (1, len(network.images)):
+        before = open_session(network.model).run(None, {"images": network.images[:count]})[0]
+        after = session.run(None, {"images": network.images[:count]})[0]
+        assert after.shape == before.shape
+    assert signal(before, after) > SNR_DB[name]
+    assert top1(model, network) >= top1(network.model, network) - MAX_DROP
+    json.dumps(context.facts, allow_nan=False)
+    assert context.facts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_deterministic_and_names_its_tree(name: str, cnn: Network, apply: Callable):
+    first, second = (apply(name, cnn.model, cnn.train)[0] for _ in range(2))
+
+    assert first.digest == second.digest == tree_digest(first.root) == tree_digest(second.root)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaves_its_input_alone(name: str, cnn: Network, apply: Callable):
+    apply(name, cnn.model, cnn.train)
+
+    assert tree_digest(cnn.model.root) == cnn.model.digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_valid_for_the_checker(name: str, cnn: Network, apply: Callable):
+    model, _ = apply(name, cnn.model, cnn.train)
+
+    onnx.checker.check_model(str(model.path))
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [(n, p) for n in NAMES for p in sorted(ANY_PRECISION - PASSES[n].consumes)]
+)
+def test_refuses_what_it_does_not_consume(name: str, precision: str):
+    facts = ModelFacts("onnx", precision, {"Conv": 1}, 1000, (), ())
+    needs = dict.fromkeys(PASSES[name].inputs, "dat_1")
+    recipe = Recipe.model_validate({"passes": [{"pass": name, "inputs": needs}]})
+    data = {"dat_1": DatasetFacts("dat_1", "0" * 64, 10, {}, None)}
+
+    with pytest.raises(IncompatibleRecipe) as refusal:
+        plan(recipe, facts, Target(runtime="onnxruntime-cpu"), data, None, None)
+    assert name in refusal.value.detail
+    assert precision in refusal.value.detail
+    assert refusal.value.param == "recipe.passes[0].pass"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_describes_itself(name: str):
+    spec = PASSES[name]
+
+    assert "ource" in spec.documentation, "the docstring cites where the method comes from"
+    assert inspect.getdoc(passes.registry.get(name))
+    for field, described in spec.params.model_json_schema()["properties"].items():
+        assert described.get("description", "").endswith("."), field
+    with pytest.raises(ValidationError):
+        spec.params.model_validate({"no_such_parameter": 1})
+    assert spec.packages
