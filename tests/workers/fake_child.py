@@ -1,0 +1,203 @@
+"""A child that does as the job's recipe says: real process, real limits, real protocol, no model."""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from workers import limits
+from workers.__main__ import add_child_arguments
+from workers.protocol import SupervisorPipe
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+class FakeChild:
+    """Runs a list of [action, argument, …]."""
+
+    def __init__(self, assignment: dict[str, Any], pipe: SupervisorPipe):
+        self.scratch = Path(assignment["scratch"])
+        self.assignment = assignment
+        self.pipe = pipe
+
+    def run(self, script: list[list[Any]]) -> None:
+        for action, *arguments in script:
+            getattr(self, action)(*arguments)
+
+    def progress(self, stage: str, done: int = 0, total: int = 0, message: str = "") -> None:
+        self.pipe.tell("progress", stage=stage, done=done, total=total, message=message)
+
+    def step(self, name: str, key: str, mark: str) -> None:
+        """A cached step; where it had to be done, `mark` gets a line."""
+        fields = {"index": 0, "name": name, "cached": False, "seconds": None, "key": key, "facts": {}}
+        self.pipe.tell("step", status="running", **fields)
+        hit = self.pipe.ask("lookup", key=key)
+        if hit["found"]:
+            assert (Path(hit["root"]) / "file").read_text() == f"{name}\n"
+            assert hit["facts"] == {"name": name}
+        else:
+            root = self.scratch / "steps" / name
+            root.mkdir(parents=True)
+            (root / "file").write_text(f"{name}\n")
+            self.mark(mark)
+            kept = self.pipe.ask(
+                "store", key=key, name=name, root=str(root), facts={"name": name}, seconds=0.5
+            )
+            assert (Path(kept["root"]) / "file").read_text() == f"{name}\n"
+        self.pipe.tell("step", **{**fields, "status": "done", "cached": hit["found"], "seconds": 0.5})
+
+    def mark(self, path: str) -> None:
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def once(self, path: str, script: list[list[Any]]) -> None:
+        """Only the first time."""
+        if not Path(path).exists():
+            self.mark(path)
+            self.run(script)
+
+    def acquire(self, device: str) -> None:
+        self.pipe.ask("acquire", device=device)
+
+    def release(self, device: str) -> None:
+        self.pipe.ask("release", device=device)
+
+    def measure(self, path: str, seconds: float) -> None:
+        """Fails where somebody else measures at the same time."""
+        held = Path(path)
+        held.touch(exist_ok=False)
+        time.sleep(seconds)
+        held.unlink()
+
+    def print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def spawn(self, path: str) -> None:
+        """Two processes that outlive us unless somebody kills them: one in our group, one in a session of its own."""
+        for own_session in (False, True):
+            other = subprocess.Popen(SLEEPER, start_new_session=own_session)
+            with open(path, "a") as file:
+                file.write(f"{other.pid}\n")
+
+    def eat(self, mib: int) -> None:
+        held = []
+        for _ in range(mib):
+            held.append(bytearray(os.urandom(1024)) * 1024)
+            time.sleep(0.001)
+        time.sleep(600)
+
+    def signal(self, number: int) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(600)
+
+    def exit(self, status: int) -> None:
+        os._exit(status)
+
+    def say(self, line: str) -> None:
+        """Anything at all."""
+        self.pipe._out.write(line + "\n")
+        self.pipe._out.flush()
+        time.sleep(600)
+
+    def report(self, path: str) -> None:
+        """What this process may do."""
+        seen = {
+            "environment": dict(os.environ),
+            "cwd": str(Path.cwd()),
+            "network": _reaches(self.assignment["options"].get("reach")),
+            "file": _writes(self.scratch / "large"),
+            "subject": (Path(self.assignment["subject"]["root"]) / "model.onnx").read_text(),
+        }
+        Path(path).write_text(json.dumps(seen))
+
+    def artifacts(self, text: str, key: str | None = None) -> None:
+        """A whole result, with one engine and one measurement."""
+        self.pipe.tell("result", result=self._result(text))
+
+    def over_budget(self, text: str) -> None:
+        problem = {
+            "type": "urn:burnish:problem:budget_not_met", "title": "The optimized model breaks its budget",
+            "status": 422, "detail": "worse by 0.2", "code": "budget_not_met", "retryable": False,
+        }  # fmt: skip
+        self.pipe.tell("problem", problem=problem, result=self._result(text))
+
+    def result(self, result: Any) -> None:
+        self.pipe.tell("result", result=result)
+
+    def _result(self, text: str) -> dict[str, Any]:
+        path = self.scratch / "engine.zip"
+        path.write_text(text)
+        subject = self.assignment["subject"]
+        return {
+            "result": {"verification": "verified"},
+            "artifacts": [
+                {
+                    "role": "engine",
+                    "kind": "engine",
+                    "filename": "engine.zip",
+                    "media_type": "application/zip",
+                    "path": str(path),
+                    "manifest": {"schema": 1},
+                    "inputs": [{"role": "subject", "id": subject["id"], "digest": subject["digest"]}],
+                    "tree_digest": None,
+                }
+            ],
+            "measurements": [
+                {
+                    "side": "optimized",
+                    "name": "latency_p50",
+                    "unit": "ms",
+                    "value": 1.5,
+                    "low": 1.4,
+                    "high": 1.6,
+                    "samples": {"count": 3},
+                    "machine": {},
+                }
+            ],
+        }
+
+
+def _reaches(address: str | None) -> bool | None:
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _writes(path: Path) -> str:
+    try:
+        with path.open("wb") as file:
+            for _ in range(64):
+                file.write(bytes(1024 * 1024))
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return "written"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    add_child_arguments(parser)
+    given = parser.parse_args()
+    limits.confine(given.parent, given.file_bytes)
+    assignment = json.loads(given.assignment.read_text())
+    pipe = SupervisorPipe.take_stdio()
+    script = assignment["declared" if assignment["kind"] == "inspect" else "recipe"]["script"]
+    FakeChild(assignment, pipe).run(script)
+    if assignment["kind"] == "optimize":
+        pipe.tell("result", result={"result": {}, "artifacts": [], "measurements": []})
+
+
+if __name__ == "__main__":
+    main()
