@@ -1,0 +1,142 @@
+"""Datasets as streams of batches: from an `.npz`, or generated from a seed to fit a signature."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.errors import SignatureMismatch
+from workers.assignment import DatasetFiles
+from workers.context import Feeds, Samples
+from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
+
+FREE_DIMENSION = 16  # what a free dimension behind the first becomes in generated samples, unless told
+TOKEN_IDS = 100  # generated values of an input called `…input_ids` lie below this
+
+
+@dataclass(frozen=True)
+class NpzSamples:
+    """An `.npz` on disk, read a chunk at a time; each call of `batches` starts anew."""
+
+    path: Path
+    digest: str
+    headers: list[ArrayHeader]
+    synthetic: bool = False
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return self.headers[0].shape[0]
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Every array but the labels: (dtype, shape without the sample axis)."""
+        return {
+            header.name: (header.dtype.name, header.shape[1:])
+            for header in self.headers
+            if header.name != self.label_name
+        }
+
+    @property
+    def label_name(self) -> str | None:
+        """The array that holds the labels, if one does."""
+        return label_array(self.headers)
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
+        """Feeds of at most `size` samples with their labels or None; at most `limit` samples in all."""
+        left = self.count if limit is None else min(limit, self.count)
+        for rows in read_rows(self.path, [header.name for header in self.headers], size):
+            if left <= 0:
+                return
+            cut = {name: values[:left] for name, values in rows.items()}
+            left -= len(next(iter(cut.values())))
+            labels = cut.pop(self.label_name) if self.label_name else None
+            yield cut, labels
+
+
+@dataclass(frozen=True)
+class SyntheticSamples:
+    """Samples that a seed and a sample's number determine, one by one (PCG64)."""
+
+    seed: int
+    count: int
+    inputs: Mapping[str, tuple[str, tuple[int, ...]]]
+    synthetic: bool = True
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        cause = json.dumps(["synthetic-1", self.seed, self.count, sorted(self.inputs.items())])
+        object.__setattr__(self, "digest", hashlib.sha256(cause.encode()).hexdigest())
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
+        """Feeds of at most `size` samples; there are no labels."""
+        total = self.count if limit is None else min(limit, self.count)
+        for start in range(0, total, size):
+            rows = [self._sample(index) for index in range(start, min(start + size, total))]
+            yield {name: np.stack([row[name] for row in rows]) for name in self.inputs}, None
+
+    def _sample(self, index: int) -> Feeds:
+        return {
+            name: _generate(name, np.dtype(dtype), shape, np.random.default_rng([self.seed, index, number]))
+            for number, (name, (dtype, shape)) in enumerate(sorted(self.inputs.items()))
+        }
+
+
+def open_samples(dataset: DatasetFiles) -> Samples:
+    """An uploaded dataset, opened for reading."""
+    path = next(file for file in sorted(dataset.root.rglob("*")) if file.is_file())
+    return NpzSamples(path, dataset.digest, read_headers(path))
+
+
+def synthetic_samples(
+    signature: Mapping[str, Any], seed: int, count: int, dims: Mapping[str, int] | None = None
+) -> Samples:
+    """Seeded samples that fit a signature.
+
+    Floats are standard normal, integers 0 or 1, except by name: `input_ids` below 100, attention masks 1, token types 0.
+    The first axis of an input is the sample axis where it is free or 1; other free dimensions become
+    `FREE_DIMENSION`, or what `dims` says for their symbolic name.
+
+    Raises:
+        SignatureMismatch: an input's dtype cannot be generated.
+    """
+    inputs = {}
+    for entry in signature["inputs"]:
+        dtype = np.dtype(entry["dtype"]) if entry["dtype"] != "string" else None
+        if dtype is None or dtype.kind not in "fiub":
+            raise SignatureMismatch(
+                f"samples of dtype {entry['dtype']} cannot be generated for input {entry['name']!r}",
+                param=entry["name"],
+                hint="upload a dataset and name it in the request",
+            )
+        inputs[entry["name"]] = (entry["dtype"], sample_shape(entry["shape"], dims or {}))
+    return SyntheticSamples(seed, count, inputs)
+
+
+def sample_shape(shape: list[Any], dims: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of one sample: less the first axis where that counts samples, free dimensions filled in."""
+    fixed = [dim if isinstance(dim, int) else dims.get(str(dim), FREE_DIMENSION) for dim in shape]
+    counts_samples = bool(shape) and (not isinstance(shape[0], int) or shape[0] >= 1)
+    return tuple(fixed[1:] if counts_samples else fixed)
+
+
+def label_array(headers: list[ArrayHeader]) -> str | None:
+    """The name of the array that holds labels; where it is the only array, it is an input."""
+    names = {header.name for header in headers}
+    return next((name for name in LABEL_NAMES if name in names), None) if len(names) > 1 else None
+
+
+def _generate(name: str, dtype: np.dtype, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    if dtype.kind == "f":
+        return random.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(bool)
+    if "mask" in name.lower():
+        return np.ones(shape, dtype)
+    if "token_type" in name.lower() or "segment" in name.lower():
+        return np.zeros(shape, dtype)
+    return random.integers(0, TOKEN_IDS if "input_ids" in name.lower() else 2, shape).astype(dtype)
