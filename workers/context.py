@@ -13,10 +13,25 @@ Feeds = dict[str, np.ndarray]
 class Samples(Protocol):
     """A dataset, read a piece at a time in constant memory."""
 
-    digest: str
-    count: int
-    inputs: Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape without the sample axis)
-    synthetic: bool
+    @property
+    def digest(self) -> str:
+        """The digest of the dataset's tree, or of what generated it."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """By name: (dtype, shape without the sample axis)."""
+        ...
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was generated and says nothing about real data."""
+        ...
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
         """Feeds of at most `size` samples (first axis), with their labels or None; at most `limit` samples in all."""

@@ -98,13 +98,14 @@ def synthetic_samples(
     """Seeded samples that fit a signature.
 
     Floats are standard normal, integers 0 or 1, except by name: `input_ids` below 100, attention masks 1, token types 0.
-    The first axis of an input is the sample axis where it is free or 1; other free dimensions become
-    `FREE_DIMENSION`, or what `dims` says for their symbolic name.
+    Where `is_batched`, the first axis counts samples; otherwise a sample is one whole set of inputs. A free dimension
+    becomes what `dims` says for its symbolic name, else 1 if it is the first or called batch, else `FREE_DIMENSION`.
 
     Raises:
         SignatureMismatch: an input's dtype cannot be generated.
     """
     inputs = {}
+    batched = is_batched(signature["inputs"])
     for entry in signature["inputs"]:
         dtype = np.dtype(entry["dtype"]) if entry["dtype"] != "string" else None
         if dtype is None or dtype.kind not in "fiub":
@@ -113,21 +114,34 @@ def synthetic_samples(
                 param=entry["name"],
                 hint="upload a dataset and name it in the request",
             )
-        inputs[entry["name"]] = (entry["dtype"], sample_shape(entry["shape"], dims or {}))
+        inputs[entry["name"]] = (entry["dtype"], sample_shape(entry["shape"], batched, dims or {}))
     return SyntheticSamples(seed, count, inputs)
 
 
-def sample_shape(shape: list[Any], dims: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of one sample: less the first axis where that counts samples, free dimensions filled in."""
-    fixed = [dim if isinstance(dim, int) else dims.get(str(dim), FREE_DIMENSION) for dim in shape]
-    counts_samples = bool(shape) and (not isinstance(shape[0], int) or shape[0] >= 1)
-    return tuple(fixed[1:] if counts_samples else fixed)
+def is_batched(inputs: list[Mapping[str, Any]]) -> bool:
+    """Whether the first axis of every input counts samples: no scalar among them, and no two fixed first axes differ."""
+    fixed = {entry["shape"][0] for entry in inputs if entry["shape"] and isinstance(entry["shape"][0], int)}
+    return all(entry["shape"] for entry in inputs) and len(fixed) <= 1
+
+
+def sample_shape(shape: list[Any], batched: bool, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of one sample, free dimensions filled in; without the first axis where that counts samples."""
+    whole = [_fill(dim, dims, first=index == 0) for index, dim in enumerate(shape)]
+    return tuple(whole[1:] if batched else whole)
 
 
 def label_array(headers: list[ArrayHeader]) -> str | None:
     """The name of the array that holds labels; where it is the only array, it is an input."""
     names = {header.name for header in headers}
     return next((name for name in LABEL_NAMES if name in names), None) if len(names) > 1 else None
+
+
+def _fill(dim: Any, dims: Mapping[str, int], *, first: bool) -> int:
+    if isinstance(dim, int):
+        return dim
+    if str(dim) in dims:
+        return dims[str(dim)]
+    return 1 if first or "batch" in str(dim).lower() else FREE_DIMENSION
 
 
 def _generate(name: str, dtype: np.dtype, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""From samples to what an engine takes: names, dtypes, shapes and batches checked once, then only sliced.
+
+Axis 0 of every array counts samples. An input of the same rank takes a slice of the array, its first axis is the batch.
+An input of one rank less takes one sample; then every input is fed one sample at a time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.errors import SignatureMismatch
+from workers.context import Feeds
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """How one input is fed: `batched` takes a slice of samples, otherwise one sample."""
+
+    name: str
+    dtype: np.dtype
+    batched: bool
+
+
+@dataclass(frozen=True)
+class FeedPlan:
+    """How samples become feeds. `fixed_batch` is the engine's own batch size, None where it is free;
+    `batchable` says whether several samples may go in one run."""
+
+    inputs: tuple[InputPlan, ...]
+    fixed_batch: int | None
+    batchable: bool
+
+    def feeds(self, batch: Feeds, size: int | None = None) -> Iterator[tuple[Feeds, int]]:
+        """Feeds for one run after another over a chunk of samples, each with the number of samples that count.
+
+        `size` samples a run where the engine's batch is free (default: all of the chunk). A fixed batch is filled up
+        by repeating the last sample; outputs beyond the count are to be cut (`cut`).
+        """
+        total = len(next(iter(batch.values())))
+        step = self.fixed_batch or (1 if not self.batchable else size or total)
+        for start in range(0, total, step):
+            stop = min(start + step, total)
+            yield (
+                {plan.name: self._take(plan, batch[plan.name], start, stop) for plan in self.inputs},
+                stop - start,
+            )
+
+    def cut(self, outputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """Outputs with one row a sample: filling removed; an unbatched output gets a sample axis of length 1."""
+        if not self.batchable:
+            return {name: np.asarray(value)[np.newaxis] for name, value in outputs.items()}
+        return {name: np.asarray(value)[:count] for name, value in outputs.items()}
+
+    def _take(self, plan: InputPlan, values: np.ndarray, start: int, stop: int) -> np.ndarray:
+        if not plan.batched:
+            return np.asarray(values[start].astype(plan.dtype, copy=False))
+        part = values[start:stop]
+        if self.fixed_batch and len(part) < self.fixed_batch:
+            part = np.concatenate([part, np.repeat(part[-1:], self.fixed_batch - len(part), axis=0)])
+        return np.ascontiguousarray(part.astype(plan.dtype, copy=False))
+
+
+def plan_feeds(inputs: list[dict[str, Any]], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> FeedPlan:
+    """Hold a dataset against an engine's inputs ({name, dtype, shape}; free dimensions None or a name).
+
+    Raises:
+        SignatureMismatch: an input has no array, or dtype, rank or a dimension does not fit.
+    """
+    plans = tuple(_plan_input(entry, samples) for entry in inputs)
+    batchable = all(plan.batched for plan in plans)
+    fixed = {
+        entry["shape"][0]
+        for entry, plan in zip(inputs, plans, strict=True)
+        if plan.batched and isinstance(entry["shape"][0], int)
+    }
+    if not batchable and fixed - {1}:
+        raise SignatureMismatch(
+            f"some inputs take one sample at a time, others {max(fixed)}",
+            hint="give every array a sample axis in front of the input's own shape",
+        )
+    if len(fixed) > 1:
+        raise SignatureMismatch(
+            f"the first axes of the inputs are fixed at different sizes: {sorted(fixed)}",
+            hint="give every array a sample axis in front of the input's own shape",
+        )
+    return FeedPlan(plans, next(iter(fixed), None), batchable)
+
+
+def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> InputPlan:
+    name, shape = entry["name"], list(entry["shape"])
+    if name not in samples:
+        raise SignatureMismatch(
+            f"the dataset has no array for input {name!r}; it has {sorted(samples)}",
+            param=name,
+            hint="name the arrays of the .npz like the model's inputs",
+        )
+    dtype, sample = samples[name]
+    target = np.dtype(object if entry["dtype"] == "string" else entry["dtype"])
+    if not _castable(np.dtype(dtype), target):
+        raise SignatureMismatch(
+            f"input {name!r} takes {entry['dtype']}, the dataset has {dtype}",
+            param=name,
+            hint=f"save the array as {entry['dtype']}",
+        )
+    batched = len(shape) == len(sample) + 1
+    if not batched and len(shape) != len(sample):
+        raise SignatureMismatch(
+            f"input {name!r} has {len(shape)} dimensions {shape}, a sample of the dataset has {len(sample)}: {list(sample)}",
+            param=name,
+            hint="the first axis of each array counts the samples",
+        )
+    for axis, (wanted, given) in enumerate(zip(shape[1:] if batched else shape, sample, strict=True)):
+        if isinstance(wanted, int) and wanted != given:
+            raise SignatureMismatch(
+                f"dimension {axis + batched} of input {name!r} is {wanted}, in the dataset it is {given}",
+                param=name,
+            )
+    return InputPlan(name, target, batched)
+
+
+def _castable(given: np.dtype, wanted: np.dtype) -> bool:
+    if given.kind in "US" or wanted.kind in "UO":
+        return given.kind in "US" and wanted.kind in "UO"
+    both_floats = given.kind == "f" and wanted.kind == "f"
+    return bool(
+        both_floats or np.can_cast(given, wanted, "safe") or (given.kind in "iu" and wanted.kind in "iu")
+    )
