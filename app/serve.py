@@ -38,7 +38,11 @@ def make_server(host: str, port: int) -> Server:
     return Server(config)
 
 
-def serve(host: str, port: int) -> None:
-    """Serve HTTP until SIGINT or SIGTERM; exits with an error where the port is taken or the database unreachable."""
+def serve(host: str, port: int, descriptor: int | None = None) -> None:
+    """Serve HTTP until SIGINT or SIGTERM; exits with an error where the port is taken or the database unreachable.
+
+    `descriptor`: a listening socket that the parent process opened, in place of host and port.
+    """
     configure_logging()
-    make_server(host, port).run()
+    sockets = [socket.socket(fileno=descriptor)] if descriptor is not None else None
+    make_server(host, port).run(sockets)

@@ -1,0 +1,135 @@
+"""`burnish passes`, `runtimes`, `metrics`, `workers`: what can be done, and who does it."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from app.commands.common import (
+    USAGE,
+    Failure,
+    JsonOption,
+    UrlOption,
+    connect,
+    print_json,
+    print_rows,
+    shown,
+    stdout,
+)
+
+Json = dict[str, Any]
+
+
+def passes(
+    name: Annotated[str | None, typer.Argument(help="Show this one with all its parameters.")] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The passes that a recipe can name."""
+    with connect(url) as client:
+        rows = client.passes()
+    if name is not None:
+        describe(find(rows, name, "pass"), as_json)
+        return
+    columns = {
+        "name": lambda row: row["name"],
+        "what it does": lambda row: row["title"],
+        "leaves": lambda row: row["produces"] or "as it was",
+        "reads": lambda row: row["inputs"],
+    }
+    print_json(rows) if as_json else print_rows(columns, rows)
+
+
+def runtimes(
+    name: Annotated[str | None, typer.Argument(help="Show this one with all its parameters.")] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The runtimes that a target can name."""
+    with connect(url) as client:
+        rows = client.runtimes()
+    if name is not None:
+        describe(find(rows, name, "runtime"), as_json)
+        return
+    columns = {
+        "name": lambda row: row["name"],
+        "what it is": lambda row: row["title"],
+        "device": lambda row: row["device"],
+        "takes": lambda row: row["formats"],
+    }
+    print_json(rows) if as_json else print_rows(columns, rows)
+
+
+def metrics(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """What accuracy can mean."""
+    with connect(url) as client:
+        rows = client.metrics()
+    columns = {
+        "name": lambda row: row["name"],
+        "what it says": lambda row: row["title"],
+        "unit": lambda row: row["unit"],
+        "better": lambda row: "higher" if row["higher_is_better"] else "lower",
+        "needs labels": lambda row: row["needs_labels"],
+    }
+    print_json(rows) if as_json else print_rows(columns, rows)
+
+
+def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Who serves now."""
+    with connect(url) as client:
+        rows = client.workers()
+    columns = {
+        "id": lambda row: row["id"],
+        "host": lambda row: row["host"],
+        "queues": lambda row: row["queues"],
+        "runs": lambda row: row["jobs"],
+        "seen": lambda row: row["last_seen_at"],
+    }
+    print_json(rows) if as_json else print_rows(columns, rows)
+
+
+def find(rows: list[Json], name: str, what: str) -> Json:
+    """The row of this name.
+
+    Raises:
+        Failure: there is none.
+    """
+    for row in rows:
+        if row["name"] == name:
+            return row
+    raise Failure(
+        f"there is no {what} called {name!r}",
+        hint=f"there are {', '.join(row['name'] for row in rows)}",
+        status=USAGE,
+    )
+
+
+def describe(row: Json, as_json: bool) -> None:
+    """One entry of the catalog, with its parameters."""
+    if as_json:
+        print_json(row)
+        return
+    console = stdout()
+    console.print(
+        f"[bold]{row['name']}[/] – {escape(row['title'])}\n\n{escape(row['documentation'])}\n", soft_wrap=True
+    )
+    if row.get("preset"):
+        console.print(f"[bold]preset[/]\n{escape(row['preset'])}\n", soft_wrap=True)
+    columns = {
+        "parameter": lambda field: field["name"],
+        "default": lambda field: shown(field.get("default")),
+        "type": _type,
+        "description": lambda field: field.get("description", ""),
+    }
+    properties = row["params"].get("properties", {})
+    print_rows(columns, [{"name": name, **field} for name, field in properties.items()])
+
+
+def _type(field: Json) -> str:
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    if "anyOf" in field:
+        return " | ".join(_type(one) for one in field["anyOf"])
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}))}"
+    return str(field.get("type", field.get("const", "")))

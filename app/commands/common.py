@@ -1,0 +1,132 @@
+"""What every command shares: options, consoles, exit statuses, and how an error is shown."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.client import ApiProblem, Client, Unreachable
+from app.connection import NoConnection
+from app.downloads import DamagedDownload
+
+DONE, FAILED, USAGE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", help="The service. Default: BURNISH_URL, else what the last `burnish up` wrote."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
+
+
+class Failure(Exception):
+    """A command that cannot do what it was asked; shown without a traceback."""
+
+    def __init__(self, detail: str, *, hint: str | None = None, status: int = FAILED):
+        super().__init__(detail)
+        self.hint = hint
+        self.status = status
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """The console for progress and errors: results stay clean in pipes."""
+    return Console(stderr=True, highlight=False)
+
+
+def connect(url: str | None) -> Client:
+    """A client for the service that the command line, the environment or the last `burnish up` names."""
+    return Client.discover(url)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_rows(
+    columns: Mapping[str, Callable[[dict[str, Any]], Any]], rows: Iterable[dict[str, Any]]
+) -> None:
+    """A table: heading -> what to show of a row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, heading in enumerate(columns):
+        table.add_column(heading, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(escape(shown(show(row))) for show in columns.values()))
+    stdout().print(table)
+
+
+def shown(value: Any) -> str:
+    """A JSON value on one line, as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={shown(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(shown(item) for item in value) or "–"
+    return str(value)
+
+
+def print_problem(problem: Mapping[str, Any], console: Console | None = None) -> None:
+    """Title, what happened, where, and what to do."""
+    console = console or stderr()
+    console.print(f"[bold red]{escape(str(problem.get('title', 'Error')))}[/]", soft_wrap=True)
+    if problem.get("detail"):
+        console.print(f"  {escape(str(problem['detail']))}", soft_wrap=True)
+    for name in ("stage", "node", "param"):
+        if problem.get(name):
+            console.print(f"  [dim]{name}:[/] {escape(str(problem[name]))}", soft_wrap=True)
+    for entry in (problem.get("errors") or [])[1:]:
+        where, what = entry.get("param", ""), entry.get("detail") or entry.get("message") or shown(entry)
+        console.print(f"  [dim]also[/] {escape(f'{where}: {what}' if where else str(what))}", soft_wrap=True)
+    if problem.get("hint"):
+        console.print(f"  [dim]hint:[/] {escape(str(problem['hint']))}", soft_wrap=True)
+
+
+def show_error(error: Exception) -> int:
+    """Show an error that commands expect, and give the exit status that it means.
+
+    A request that the service refused (4xx) is wrong usage; a rejected upload or an error of the service is a failure.
+    """
+    if isinstance(error, ApiProblem):
+        print_problem(error.problem)
+        return USAGE if error.refused else FAILED
+    if isinstance(error, NoConnection | Unreachable):
+        print_problem(
+            {
+                "title": "The service cannot be reached",
+                "detail": str(error),
+                "hint": "`burnish up` starts one on this machine",
+            }
+        )
+        return NO_SERVICE
+    if isinstance(error, DamagedDownload):
+        print_problem({"title": "The download is damaged", "detail": str(error), "hint": "download it again"})
+        return FAILED
+    if isinstance(error, Failure):
+        print_problem({"title": "Error", "detail": str(error), "hint": error.hint})
+        return error.status
+    if isinstance(error, OSError):
+        print_problem(
+            {"title": "Error", "detail": f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")}
+        )
+        return FAILED
+    raise error
+
+
+EXPECTED = (ApiProblem, NoConnection, Unreachable, DamagedDownload, Failure, OSError)
+
+
+def leave(status: int) -> NoReturn:
+    """End the command."""
+    raise typer.Exit(status)

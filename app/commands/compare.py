@@ -1,0 +1,145 @@
+"""`burnish compare JOB JOB`: a change for continuous integration, judged by intervals and not by luck."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.common import (
+    DONE,
+    FAILED,
+    USAGE,
+    Failure,
+    JsonOption,
+    UrlOption,
+    connect,
+    leave,
+    print_json,
+    print_rows,
+    stderr,
+)
+from app.commands.tables import bytes_text, interval_text, ms_text
+
+Json = dict[str, Any]
+
+
+class Regression(StrEnum):
+    """What a second engine may be, against a first."""
+
+    SLOWER = "slower"
+    LARGER = "larger"
+    WORSE = "worse"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One quantity of both jobs, and whether the second is a regression; None: it cannot be told, `why` not."""
+
+    quantity: str
+    first: str
+    second: str
+    regression: bool | None
+    why: str
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="JOB", help="The job that was.")],
+    second: Annotated[str, typer.Argument(metavar="JOB", help="The job that is.")],
+    fail_if: Annotated[
+        list[Regression],
+        typer.Option("--fail-if", help="Exit with 1 where the second engine is that; repeat."),
+    ] = [],  # noqa: B006 - typer reads the default
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the engines of two finished jobs.
+
+    slower: the 95% intervals of the speed-ups do not overlap, the second lies below (jobs on the same model: both
+    speed-ups are against the same original). On different models, which have no common yardstick, a 50% latency more
+    than 5% above. larger: more bytes. worse: the intervals of the accuracies do not overlap, the second is worse.
+    What cannot be told counts as a failure of --fail-if: a check that checks nothing must not pass.
+    """
+    with connect(url) as client:
+        before, after = client.show("jobs", first), client.show("jobs", second)
+        higher_is_better = {row["name"]: row["higher_is_better"] for row in client.metrics()}
+    for job in (before, after):
+        if not (job["result"] or {}).get("optimized"):
+            raise Failure(f"the job {job['id']} has no result (it is {job['status']})", status=USAGE)
+    verdicts = {
+        Regression.SLOWER: slower(before, after),
+        Regression.LARGER: larger(before, after),
+        Regression.WORSE: worse(before, after, higher_is_better),
+    }
+    failed = [kind for kind in fail_if if verdicts[kind].regression is not False]
+    if as_json:
+        print_json(
+            {
+                "first": first,
+                "second": second,
+                "verdicts": {kind.value: asdict(verdict) for kind, verdict in verdicts.items()},
+                "failed": [kind.value for kind in failed],
+            }
+        )
+    else:
+        print_rows(
+            {
+                "": lambda row: row["quantity"],
+                before["name"] or first: lambda row: row["first"],
+                after["name"] or second: lambda row: row["second"],
+                "verdict": lambda row: row["verdict"],
+                "why": lambda row: row["why"],
+            },
+            [{**asdict(verdict), "verdict": _word(kind, verdict)} for kind, verdict in verdicts.items()],
+        )
+        for kind in failed:
+            stderr().print(f"[bold red]--fail-if {kind.value}[/]: {_word(kind, verdicts[kind])}")
+    leave(FAILED if failed else DONE)
+
+
+def slower(first: Json, second: Json) -> Verdict:
+    """Whether the second engine is slower."""
+    same = first["subject"] == second["subject"] and first["targets"] == second["targets"]
+    if not same:
+        before, after = (job["result"]["optimized"]["latency"]["p50_ms"] for job in (first, second))
+        why = "different models or targets: latency p50, more than 5% counts"
+        return Verdict("latency p50", ms_text(before), ms_text(after), after > 1.05 * before, why)
+    a, b = (job["result"]["comparison"]["speedup"] for job in (first, second))
+    texts = [interval_text(one, "×") if one.get("value") is not None else "–" for one in (a, b)]
+    return Verdict("speed-up", texts[0], texts[1], *_below(b, a))
+
+
+def larger(first: Json, second: Json) -> Verdict:
+    """Whether the second engine has more bytes."""
+    before, after = (job["result"]["optimized"]["size_bytes"] for job in (first, second))
+    return Verdict(
+        "size", bytes_text(before), bytes_text(after), after > before, f"{after - before:+d} bytes"
+    )
+
+
+def worse(first: Json, second: Json, higher_is_better: Mapping[str, bool]) -> Verdict:
+    """Whether the second engine is less accurate."""
+    a, b = (job["result"]["optimized"].get("accuracy") for job in (first, second))
+    texts = [interval_text(one) if one else "–" for one in (a, b)]
+    if not a or not b or a.get("metric") != b.get("metric"):
+        return Verdict("accuracy", texts[0], texts[1], None, "not the same metric on both")
+    better_above = higher_is_better.get(a["metric"], True)
+    return Verdict(a["metric"], texts[0], texts[1], *(_below(b, a) if better_above else _below(a, b)))
+
+
+def _below(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """Whether the whole interval of one lies below that of the other."""
+    if one.get("high") is None or other.get("low") is None:
+        return None, "there is no interval"
+    if one["high"] < other["low"]:
+        return True, "the intervals do not overlap"
+    return False, "the intervals overlap" if (one.get("low") or 0) <= (
+        other.get("high") or 0
+    ) else "it is better"
+
+
+def _word(kind: Regression, verdict: Verdict) -> str:
+    if verdict.regression is None:
+        return "cannot be told"
+    return kind.value if verdict.regression else f"not {kind.value}"

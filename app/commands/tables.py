@@ -1,0 +1,136 @@
+"""A job's result as people read it: before and after, what it cost, why, and what to beware of."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Side = Mapping[str, Any]
+
+VERDICTS = {
+    "faster": "[green]faster[/]",
+    "no_difference": "no difference",
+    "slower": "[red]slower[/]",
+    "unstable": "[yellow]unstable: the machine was too busy for a verdict[/]",
+}
+BUDGETS = {
+    True: "[green]yes[/]",
+    False: "[bold red]no[/]",
+    "undecided": "[yellow]undecided: too few samples[/]",
+}
+
+
+def print_result(console: Console, result: Mapping[str, Any], title: str) -> None:
+    """The table of an `optimize` result, and the lines below it."""
+    console.print(result_table(result, title))
+    for line in result_lines(result):
+        console.print(line, soft_wrap=True)
+
+
+def result_table(result: Mapping[str, Any], title: str) -> Table:
+    """Before and after, side by side; with the source framework where it was measured."""
+    sides: list[tuple[str, Side]] = [("original", result["baseline"]), ("optimized", result["optimized"])]
+    if result.get("reference"):
+        sides.insert(0, ("reference", result["reference"]))
+    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("")
+    for name, _ in sides:
+        table.add_column(name, justify="right")
+    for label, cells in _rows([side for _, side in sides]):
+        if any(cell is not None for cell in cells):
+            table.add_row(escape(label), *("–" if cell is None else escape(cell) for cell in cells))
+    return table
+
+
+def _rows(sides: list[Side]) -> Iterator[tuple[str, list[str | None]]]:
+    yield "size", [_maybe(bytes_text, side.get("size_bytes")) for side in sides]
+    for name in ("p50", "p90", "p99"):
+        yield (
+            f"latency {name}",
+            [_maybe(ms_text, (side.get("latency") or {}).get(f"{name}_ms")) for side in sides],
+        )
+    yield "throughput", [_maybe(_per_second, side.get("throughput_per_s")) for side in sides]
+    yield "peak memory", [_maybe(bytes_text, side.get("peak_memory_bytes")) for side in sides]
+    yield "load time", [_maybe(ms_text, side.get("load_ms")) for side in sides]
+    accuracies = [side.get("accuracy") for side in sides]
+    metric = next((one["metric"] for one in accuracies if one and one.get("metric")), "accuracy")
+    yield metric, [_maybe(interval_text, one) for one in accuracies]
+
+
+def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Speed-up, size, accuracy, fidelity, the budget, why, and warnings: a line each, with markup."""
+    comparison = result["comparison"]
+    if (speedup := comparison.get("speedup")) is not None:
+        verdict = VERDICTS.get(speedup.get("verdict"), str(speedup.get("verdict")))
+        value = interval_text(speedup, "×") if speedup.get("value") is not None else ""
+        yield f"[bold]speed-up[/]    {value} {verdict}"
+    if comparison.get("size_ratio") is not None:
+        yield f"[bold]size[/]        {comparison['size_ratio']:.1%} of the original"
+    if comparison.get("accuracy_drop"):
+        yield f"[bold]drop[/]        {interval_text(comparison['accuracy_drop'])}"
+    for name, fidelity in (comparison.get("fidelity") or {}).get("outputs", {}).items():
+        yield f"[bold]fidelity[/]    {escape(name)}: {fidelity_text(fidelity)}"
+    if comparison.get("within_budget") is not None:
+        budget = comparison["within_budget"]
+        yield f"[bold]in budget[/]   {BUDGETS.get(budget, escape(str(budget)))}"
+    if (verification := result.get("verification")) not in (None, "verified"):
+        yield f"[bold yellow]verification[/] {escape(str(verification))}"
+    latency = result["optimized"].get("latency") or {}
+    if latency.get("samples") is not None:
+        yield (
+            f"[dim]measured on {latency['samples']} runs in {latency.get('launches')} launches, "
+            f"batch {latency.get('batch')}, {latency.get('threads')} threads; intervals are 95%[/]"
+        )
+    for text in comparison.get("why") or []:
+        yield f"[dim]why:[/] {escape(text)}"
+    for text in result.get("warnings") or []:
+        yield f"[yellow]warning:[/] {escape(text)}"
+
+
+def fidelity_text(fidelity: Mapping[str, Any]) -> str:
+    """How far one output agrees with the original's."""
+    parts = [
+        ("cosine", fidelity.get("cosine"), ""),
+        ("SQNR", fidelity.get("sqnr_db"), " dB"),
+        ("largest difference", fidelity.get("max_abs"), ""),
+        ("top-1 agreement", fidelity.get("top1_agreement"), ""),
+    ]
+    return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in parts if value is not None) or "–"
+
+
+def interval_text(value: Mapping[str, Any], unit: str = "") -> str:
+    """A value with its 95% interval, where it has one."""
+    text = f"{value['value']:.4g}{unit}"
+    if value.get("low") is None or value.get("high") is None:
+        return text
+    return f"{text} ({value['low']:.4g} to {value['high']:.4g})"
+
+
+def ms_text(value: float) -> str:
+    """Milliseconds, with three significant digits."""
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def bytes_text(value: float) -> str:
+    """Bytes in the largest unit that keeps a digit before the point."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return (
+                f"{value:.0f} B"
+                if unit == "B"
+                else f"{value:.3g} {unit}"
+                if value < 1000
+                else f"{value:.0f} {unit}"
+            )
+        value /= 1024
+    raise AssertionError("the last unit returns")
+
+
+def _per_second(value: float) -> str:
+    return f"{value:.1f} /s" if value < 1000 else f"{value:.0f} /s"
+
+
+def _maybe(text_of: Any, value: Any) -> str | None:
+    return None if value is None else text_of(value)
