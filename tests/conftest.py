@@ -58,7 +58,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @contextmanager
 def fresh_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     """A copy of the template database, dropped in the end."""
-    server, template = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
+    template = request.getfixturevalue("postgres_template")
+    with empty_postgres(request.getfixturevalue("postgres_url"), template) as url:
+        yield url
+
+
+@contextmanager
+def empty_postgres(server: str, template: str = "template1") -> Iterator[str]:
+    """A database like the template (PostgreSQL's own holds nothing), dropped in the end."""
     name = new_id("db")
     _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
