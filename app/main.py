@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
@@ -64,13 +65,21 @@ def create_app() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    await run_in_threadpool(ping_database)  # a service without its database does not come up
+    await run_in_threadpool(_check_database)
     await run_in_threadpool(get_storage().check)
     await notifier.start()
     try:
         yield
     finally:
         await notifier.stop()
+
+
+def _check_database() -> None:
+    """A service without its database does not come up."""
+    try:
+        ping_database()
+    except SQLAlchemyError as error:
+        raise RuntimeError("the database does not answer, or `burnish migrate` was not run") from error
 
 
 def _route_names(app: FastAPI) -> Callable[[Scope], str]:

@@ -83,7 +83,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(DataError)
     async def _unstorable(request: Request, error: DataError) -> JSONResponse:
-        log.warning("unstorable_value", exc_info=error)
+        log.warning("unstorable_value", error=str(error.orig))
         problem = InvalidParams(
             "the database cannot hold a value of this request",
             hint="a text with a NUL character, perhaps, or a number out of range",

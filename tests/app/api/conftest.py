@@ -17,6 +17,14 @@ from tests.app.api.support import Server, bearer, make_key
 
 @pytest.fixture
 def api(burnish: Settings) -> Iterator[TestClient]:
+    """A client with an admin key, on both databases in turn."""
+    with TestClient(create_app(), headers=bearer(make_key("admin"))) as client:
+        yield client
+
+
+@pytest.fixture
+def api_sqlite(burnish_sqlite: Settings) -> Iterator[TestClient]:
+    """The same on SQLite alone, where the database is not what is tested."""
     with TestClient(create_app(), headers=bearer(make_key("admin"))) as client:
         yield client
 

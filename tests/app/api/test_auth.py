@@ -16,7 +16,7 @@ from tests.app.api.support import assert_problem, bearer, make_key, make_project
 OPEN = {"/healthz", "/readyz"}
 
 
-def test_every_route_needs_a_key(burnish: Settings) -> None:
+def test_every_route_needs_a_key(burnish_sqlite: Settings) -> None:
     app = create_app()
     walked = 0
     with TestClient(app) as client:
@@ -47,8 +47,8 @@ def test_every_route_needs_a_key(burnish: Settings) -> None:
         "Bearer ",
     ],
 )
-def test_unknown_keys(api: TestClient, header: str) -> None:
-    response = api.get("/v1/models", headers={"Authorization": header.encode("latin-1")})  # type: ignore[dict-item]
+def test_unknown_keys(api_sqlite: TestClient, header: str) -> None:
+    response = api_sqlite.get("/v1/models", headers={"Authorization": header.encode("latin-1")})  # type: ignore[dict-item]
     assert_problem(response, 401, "unauthorized")
 
 

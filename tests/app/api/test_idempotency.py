@@ -76,8 +76,8 @@ def test_expired_records_are_forgotten(api: TestClient, burnish: Settings) -> No
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "two words", "caf\u00e9"])
-def test_unusable_keys(api: TestClient, key: str) -> None:
-    response = api.post(
+def test_unusable_keys(api_sqlite: TestClient, key: str) -> None:
+    response = api_sqlite.post(
         "/v1/projects", json={"name": "one"}, headers={"Idempotency-Key": key.encode("latin-1")}
     )
     assert_problem(response, 422, "invalid_params")

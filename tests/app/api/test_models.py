@@ -159,8 +159,8 @@ def test_filters(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "201", "x"])
-def test_page_limits(api: TestClient, limit: str) -> None:
-    assert_problem(api.get("/v1/models", params={"limit": limit}), 422, "invalid_params")
+def test_page_limits(api_sqlite: TestClient, limit: str) -> None:
+    assert_problem(api_sqlite.get("/v1/models", params={"limit": limit}), 422, "invalid_params")
 
 
 @pytest.mark.parametrize("cursor", ["x", "bm90IGpzb24", "WzEsMl0", "W10", "%00", "WyIyMDI2LTAxLTAxIiwiYSJd"])

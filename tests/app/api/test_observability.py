@@ -4,11 +4,11 @@ import threading
 import time
 
 import pytest
-from app.catalog.metrics import METRICS
 from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.config import Settings, get_settings
@@ -32,32 +32,32 @@ def test_healthy(api: TestClient) -> None:
     }
 
 
-def test_a_broker_that_is_away(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_away(api_sqlite: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_REDIS_URL", "redis://user:hidden@127.0.0.1:9/0")
     get_settings.cache_clear()
     get_celery.cache_clear()
-    ready = api.get("/readyz")
+    ready = api_sqlite.get("/readyz")
     assert ready.status_code == 503
     body = ready.json()
     assert (body["broker"]["ok"], body["database"]["ok"], body["storage"]["ok"]) == (False, True, True)
     assert "hidden" not in ready.text
-    upload = api.post("/v1/models", files={"file": ("m", b"abc")})
+    upload = api_sqlite.post("/v1/models", files={"file": ("m", b"abc")})
     assert upload.status_code == 201  # the database is the truth: the sweep rings again
 
 
-def test_a_store_that_is_away(api: TestClient) -> None:
+def test_a_store_that_is_away(api_sqlite: TestClient) -> None:
     get_storage().incoming.rmdir()
-    body = api.get("/readyz").json()
+    body = api_sqlite.get("/readyz").json()
     assert body["storage"]["ok"] is False
     assert body["ready"] is False
 
 
-def test_a_part_that_hangs_is_not_waited_for(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_hangs_is_not_waited_for(api_sqlite: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(health, "ping_broker", lambda: release.wait(60))
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.5)
     started = time.monotonic()
-    body = api.get("/readyz").json()
+    body = api_sqlite.get("/readyz").json()
     release.set()
     assert time.monotonic() - started < 30
     assert "no answer" in body["broker"]["problem"]
@@ -110,9 +110,9 @@ def test_metrics(api: TestClient, burnish: Settings) -> None:
     assert found["burnish_steps_total", (("cached", "false"), ("step", "simplify"))] == 2
 
 
-def test_the_catalog_is_whole_and_its_schemas_are_schemas(api: TestClient) -> None:
+def test_the_catalog_is_whole_and_its_schemas_are_schemas(api_sqlite: TestClient) -> None:
     for path, specs in (("passes", PASSES), ("runtimes", RUNTIMES), ("metrics", METRICS)):
-        items = api.get(f"/v1/{path}").json()["items"]
+        items = api_sqlite.get(f"/v1/{path}").json()["items"]
         assert [item["name"] for item in items] == list(specs)
         for item in items:
             assert item["title"]

@@ -10,37 +10,37 @@ from app.main import create_app
 from tests.app.api.support import Server, assert_problem, bearer, make_key
 
 
-def test_unknown_path(api: TestClient) -> None:
-    assert "/nowhere" in assert_problem(api.get("/nowhere"), 404, "not_found")["detail"]
+def test_unknown_path(api_sqlite: TestClient) -> None:
+    assert "/nowhere" in assert_problem(api_sqlite.get("/nowhere"), 404, "not_found")["detail"]
 
 
-def test_unknown_method_names_the_known_ones(api: TestClient) -> None:
-    response = api.put("/v1/models")
+def test_unknown_method_names_the_known_ones(api_sqlite: TestClient) -> None:
+    response = api_sqlite.put("/v1/models")
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET, POST"
 
 
-def test_unknown_body_field(api: TestClient) -> None:
+def test_unknown_body_field(api_sqlite: TestClient) -> None:
     body = {"name": "k", "scopes": ["read"], "colour": "red"}
-    problem = assert_problem(api.post("/v1/keys", json=body), 422, "invalid_params")
+    problem = assert_problem(api_sqlite.post("/v1/keys", json=body), 422, "invalid_params")
     assert problem["param"] == "colour"
     assert [error["path"] for error in problem["errors"]] == ["colour"]
 
 
-def test_every_invalid_field_is_named_by_its_path(api: TestClient) -> None:
+def test_every_invalid_field_is_named_by_its_path(api_sqlite: TestClient) -> None:
     body = {"name": "", "scopes": ["read", "fly"]}
-    problem = assert_problem(api.post("/v1/keys", json=body), 422, "invalid_params")
+    problem = assert_problem(api_sqlite.post("/v1/keys", json=body), 422, "invalid_params")
     assert [error["path"] for error in problem["errors"]] == ["name", "scopes[1]"]
     assert problem["param"] == "name"
 
 
-def test_unknown_query_parameter(api: TestClient) -> None:
+def test_unknown_query_parameter(api_sqlite: TestClient) -> None:
     for path in ("/v1/models?limt=3", "/v1/passes?page=2", "/v1/models/mdl_x?wiat=3", "/v1/keys?x"):
-        assert_problem(api.get(path), 422, "invalid_params")
+        assert_problem(api_sqlite.get(path), 422, "invalid_params")
 
 
-def test_not_json(api: TestClient) -> None:
-    response = api.post("/v1/keys", content=b"{bad", headers={"content-type": "application/json"})
+def test_not_json(api_sqlite: TestClient) -> None:
+    response = api_sqlite.post("/v1/keys", content=b"{bad", headers={"content-type": "application/json"})
     assert "not JSON" in assert_problem(response, 422, "invalid_params")["detail"]
 
 
@@ -53,18 +53,18 @@ def test_a_text_that_postgresql_cannot_hold(api: TestClient) -> None:
         assert response.json()["name"] == "a\0b"
 
 
-def test_a_body_nested_too_deeply(api: TestClient) -> None:
+def test_a_body_nested_too_deeply(api_sqlite: TestClient) -> None:
     headers = {"content-type": "application/json"}
-    response = api.post("/v1/keys", content=b"[" * 500_000, headers=headers)
+    response = api_sqlite.post("/v1/keys", content=b"[" * 500_000, headers=headers)
     assert response.status_code in (400, 422)
     assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_json_body_limit(api: TestClient, chunked: bool) -> None:
+def test_json_body_limit(api_sqlite: TestClient, chunked: bool) -> None:
     piece = b'{"name": "' + b"x" * 600_000
     content = iter([piece, piece]) if chunked else piece * 2
-    response = api.post("/v1/keys", content=content, headers={"content-type": "application/json"})
+    response = api_sqlite.post("/v1/keys", content=content, headers={"content-type": "application/json"})
     assert_problem(response, 413, "payload_too_large")
 
 
@@ -80,7 +80,7 @@ def test_json_body_limit_on_a_socket(server: Server) -> None:
     assert_problem(response, 413, "payload_too_large")
 
 
-def test_unexpected_error_tells_the_log_and_not_the_client(burnish: Settings) -> None:
+def test_unexpected_error_tells_the_log_and_not_the_client(burnish_sqlite: Settings) -> None:
     app = create_app()
 
     @app.get("/boom")
@@ -97,7 +97,7 @@ def test_unexpected_error_tells_the_log_and_not_the_client(burnish: Settings) ->
     assert problem["hint"]
 
 
-def test_unreachable_database_is_503(burnish: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_database_is_503(burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app()
     client = TestClient(app)  # without its lifespan: the outage begins after the start
     monkeypatch.setenv("BURNISH_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:9/none")
@@ -114,16 +114,16 @@ def test_unreachable_database_is_503(burnish: Settings, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("given", "kept"), [("abc-1.2:3_x", True), ("with space", False), ("x" * 129, False), ("", False)]
 )
-def test_request_id(api: TestClient, given: str, kept: bool) -> None:
-    answered = api.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+def test_request_id(api_sqlite: TestClient, given: str, kept: bool) -> None:
+    answered = api_sqlite.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
     assert (answered == given) is kept
     assert answered
 
 
-def test_access_line(api: TestClient) -> None:
+def test_access_line(api_sqlite: TestClient) -> None:
     key = make_key("read")
     with capture_logs() as lines:
-        api.get("/v1/models/mdl_none", headers=bearer(key))
+        api_sqlite.get("/v1/models/mdl_none", headers=bearer(key))
     access = [line for line in lines if line["event"] == "request"]
     assert len(access) == 1
     line = access[0]

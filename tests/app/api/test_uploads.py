@@ -72,9 +72,9 @@ def test_a_model_is_stored_under_its_digest(api: TestClient) -> None:
     assert api.get(response.headers["location"]).json() == body
 
 
-def test_a_signature_as_json(api: TestClient) -> None:
+def test_a_signature_as_json(api_sqlite: TestClient) -> None:
     signature = {"inputs": [{"name": "x", "dtype": "float32", "shape": [None, 3]}], "outputs": []}
-    response = api.post(
+    response = api_sqlite.post(
         "/v1/models", files={"file": ("m", b"abc")}, data={"signature": json.dumps(signature)}
     )
     assert response.json()["declared"]["signature"] == signature
@@ -118,21 +118,21 @@ def test_the_same_bytes_twice_are_two_records_over_one_blob(api: TestClient) -> 
     ],
 )  # fmt: skip
 def test_refused_forms_leave_nothing(
-    api: TestClient, body: bytes, status: int, code: str, param: str | None
+    api_sqlite: TestClient, body: bytes, status: int, code: str, param: str | None
 ) -> None:
-    problem = assert_problem(api.post("/v1/models", content=body, headers=CONTENT_TYPE), status, code)
+    problem = assert_problem(api_sqlite.post("/v1/models", content=body, headers=CONTENT_TYPE), status, code)
     assert problem.get("param") == param
     assert stored() == ([], [])
-    assert api.get("/v1/models").json()["items"] == []
+    assert api_sqlite.get("/v1/models").json()["items"] == []
 
 
-def test_other_media_types_are_told_what_to_send(api: TestClient) -> None:
+def test_other_media_types_are_told_what_to_send(api_sqlite: TestClient) -> None:
     for response in (
-        api.post("/v1/models", json={"upload": "upl_x"}),
-        api.post("/v1/datasets", content=b"abc"),
+        api_sqlite.post("/v1/models", json={"upload": "upl_x"}),
+        api_sqlite.post("/v1/datasets", content=b"abc"),
     ):
         assert "`file`" in assert_problem(response, 415, "unsupported_media_type")["hint"]
-    response = api.post("/v1/models", content=b"x", headers={"content-type": "multipart/form-data"})
+    response = api_sqlite.post("/v1/models", content=b"x", headers={"content-type": "multipart/form-data"})
     assert "boundary" in assert_problem(response, 400, "malformed_request")["detail"]
 
 
@@ -213,7 +213,7 @@ def test_a_refused_upload_still_gets_its_answer(server: Server) -> None:
         assert_problem(response, 401, "unauthorized")
 
 
-def test_memory_stays_constant(burnish: Settings, tmp_path: Path) -> None:
+def test_memory_stays_constant(burnish_sqlite: Settings, tmp_path: Path) -> None:
     total = 300 * MIB
     key = make_key("write")
     with socket.socket() as probe:
