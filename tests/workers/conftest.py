@@ -27,13 +27,13 @@ FAKE_CHILD = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
 @pytest.fixture
 def quick(burnish: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Both databases; short leases."""
-    return _quicken(monkeypatch)
+    return quicken(monkeypatch)
 
 
 @pytest.fixture
 def quick_sqlite(burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """SQLite; short leases."""
-    return _quicken(monkeypatch)
+    return quicken(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,8 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     return change
 
 
-def _quicken(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def quicken(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Short leases, heartbeats and sweeps, for this process and those that it starts."""
     for name, value in {
         "LEASE_SECONDS": "3",
         "HEARTBEAT_SECONDS": "0.5",

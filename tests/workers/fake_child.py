@@ -129,6 +129,12 @@ class FakeChild:
         }  # fmt: skip
         self.pipe.tell("problem", problem=problem, result=self._result(text))
 
+    def tree(self) -> None:
+        """What an inspection unpacks."""
+        root = self.scratch / "tree"
+        root.mkdir()
+        (root / "model.onnx").write_bytes(Path(self.assignment["file"]).read_bytes())
+
     def result(self, result: Any) -> None:
         self.pipe.tell("result", result=result)
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +15,16 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import create_engine, delete, select, text, update
 
 from app.artifacts.tables import Artifact, ArtifactInput
 from app.config import Settings
 from app.db import transaction
-from app.errors import DiskFull
 from app.jobs import lease
 from app.jobs.tables import Job, JobLog, JobStep, StepResult
 from app.measurements.tables import Measurement
 from app.models.tables import Model
-from app.storage import DiskStorage, get_storage
+from app.storage import get_storage
 from tests.workers.conftest import FAKE_CHILD, add_job, add_model, event_kinds, problem_code, read_job
 from workers import running, supervisor
 
@@ -176,8 +176,8 @@ def test_a_death_is_crashed_with_its_last_words(model: Model, how: list[Any], wo
     assert words in problem["detail"]
     assert "the node Conv_7 is odd" in problem["detail"]
     with transaction() as session:
-        text = "".join(session.scalars(select(JobLog.text).order_by(JobLog.seq)))
-    assert text == "the node Conv_7 is odd\n" * 3
+        printed = "".join(session.scalars(select(JobLog.text).order_by(JobLog.seq)))
+    assert printed == "the node Conv_7 is odd\n" * 3
     assert read_job(job.id).attempt == 3
 
 
@@ -304,13 +304,30 @@ def test_too_much_memory(model: Model, settings_of: Callable[..., Settings]) -> 
     assert job.problem["stage"] == "pass:quantize"
 
 
-def test_a_full_disk(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: DiskStorage, files: Path) -> None:
-        raise DiskFull("the disk has no space left")
-
-    monkeypatch.setattr(DiskStorage, "put_tree", full)
-    job = run(add_job(model, [["step", "one", KEY, str(tmp_path / "one")]]))
+def test_a_full_disk(model: Model, small_disk: Path, settings_of: Callable[..., Settings]) -> None:
+    get_storage().materialize(model.digest or "", small_disk.parent / "kept")
+    settings_of(storage_dir=small_disk)
+    get_storage.cache_clear()
+    get_storage().put_tree(small_disk.parent / "kept")
+    job = run(add_job(model, [["progress", "building"], ["artifacts", "x" * 2_000_000]]))
     assert (job.status, problem_code(job)) == ("failed", "disk_full")
+    assert rows(Artifact) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_subject_that_is_gone(model: Model) -> None:
@@ -399,6 +416,28 @@ def test_the_database_may_be_away_for_a_while(
         time.sleep(2.5)
         blocker.execute("ROLLBACK")
     done.result(timeout=20)
+    assert read_job(job.id).status == "succeeded"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_connections_to_the_database_may_break(
+    quick: Settings, background: Callable[[Job], "Future[None]"], tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    chatter = [action for number in range(30) for action in (["progress", f"at {number}"], ["sleep", 0.1])]
+    job = add_job(add_model(tmp_path), [["mark", str(pids)], *chatter, ["artifacts", "an engine"]])
+    done = background(job)
+    wait_until(lambda: lines(pids))
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    engine = create_engine(quick.database_url)
+    broken = 0
+    while not done.done():
+        with engine.connect() as connection:
+            broken += len(connection.execute(text(others)).all())
+        time.sleep(0.2)
+    engine.dispose()
+    done.result()
+    assert broken > 5
     assert read_job(job.id).status == "succeeded"
 
 
