@@ -37,7 +37,8 @@ def first_feeds(engine: LoadedEngine, samples: Samples) -> Feeds:
     """The feeds of the first run over a dataset, one sample where the engine's batch is free."""
     plan = plan_feeds(engine.inputs, samples.inputs)
     batch, _ = next(iter(samples.batches(plan.fixed_batch or 1)))
-    return next(iter(plan.feeds(batch)))
+    feeds, _ = next(iter(plan.feeds(batch)))
+    return feeds
 
 
 def is_finite(value: np.ndarray) -> bool:

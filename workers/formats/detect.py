@@ -1,0 +1,63 @@
+"""What an uploaded file is, found by its content, never by its name."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+from app.errors import BurnishError, UnsafeModel, UnsupportedFormat
+
+EXPORT_HINT = (
+    "export it to ONNX where you trust it: "
+    "`model.eval()`; `program = torch.onnx.export(model, (example,), dynamo=True)`; `program.save('model.onnx')`"
+)
+_HEAD_BYTES = 4096
+
+
+def is_archive(file: Path) -> bool:
+    """Whether the file is a `.zip` or `.tar` that may hold a model with external weights."""
+    return zipfile.is_zipfile(file) or tarfile.is_tarfile(file)
+
+
+def refusal(file: Path) -> BurnishError | None:
+    """The error for a file that is known and not taken; None for what may be ONNX or an archive of it."""
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if zipfile.is_zipfile(file):
+        return _refused_zip(file)
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05" and head[1:2] >= b"\x02":
+        return UnsafeModel("the file is a Python pickle, which runs code when it is loaded", hint=EXPORT_HINT)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _unsupported(
+            "HDF5 (an old Keras model)", "`model.export('model.onnx', format='onnx')` in Keras 3"
+        )
+    if head[4:8] == b"TFL3":
+        return _unsupported("TensorFlow Lite", "convert the model that it was made from to ONNX")
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
+        return _unsupported("safetensors (weights without a network)", EXPORT_HINT)
+    if head.lstrip()[:1] in (b"{", b"<"):
+        return _unsupported("text (JSON or XML)", "save the model in ONNX's binary form")
+    return None
+
+
+def _refused_zip(file: Path) -> BurnishError | None:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") or name == "constants.pkl" for name in names):
+        return _unsupported("TorchScript", EXPORT_HINT)
+    if any(name.endswith("data.pkl") for name in names):
+        return UnsafeModel(
+            "the file is a PyTorch pickle, which runs code when it is loaded", hint=EXPORT_HINT
+        )
+    if any(name.endswith("saved_model.pb") for name in names):
+        return _unsupported(
+            "a TensorFlow SavedModel", "`python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
+        )
+    if "config.json" in names and any(name.endswith(".weights.h5") for name in names):
+        return _unsupported("a Keras model", "`model.export('model.onnx', format='onnx')` in Keras 3")
+    if any("archive_format" in name or name.endswith("models/model.json") for name in names):
+        return _unsupported("a torch.export program", EXPORT_HINT)
+    return None
+
+
+def _unsupported(found: str, hint: str) -> UnsupportedFormat:
+    return UnsupportedFormat(f"the file is {found}; models are taken as ONNX", hint=hint)

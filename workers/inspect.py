@@ -1,0 +1,92 @@
+"""The inspection of an upload: what is it, is it valid, what is in it. Runs in a child; the upload may be hostile."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
+from workers.archive import unpack
+from workers.assignment import InspectAssignment
+from workers.formats import npz, onnx
+from workers.formats.detect import is_archive, refusal
+
+MODEL_FILE = "model.onnx"
+DATASET_FILE = "data.npz"
+
+
+def inspect(assignment: InspectAssignment, report: Callable[[str], None]) -> dict[str, Any]:
+    """The `result` of an inspection, as `protocol.py` describes it.
+
+    Raises:
+        BurnishError: what is wrong with the upload, and what to do.
+    """
+    root = assignment.scratch / "tree"
+    if assignment.subject == "dataset":
+        return inspect_dataset(assignment, root, report)
+    return inspect_model(assignment, root, report)
+
+
+def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """{root, format, signature, facts} of a model."""
+    if assignment.file.stat().st_size == 0:
+        raise InvalidModel("the file is empty")
+    if (error := refusal(assignment.file)) is not None:
+        raise error
+    declared = assignment.declared.get("format")
+    if declared not in (None, onnx.FORMAT):
+        raise UnsupportedFormat(
+            f"the format {declared!r} was declared; models are taken as {onnx.FORMAT}", param="format"
+        )
+    report("unpacking")
+    if is_archive(assignment.file):
+        unpack(assignment.file, root, assignment.max_archive_bytes, assignment.max_archive_files)
+        entry = onnx.find_entry(root)
+    else:
+        entry = place(assignment.file, root, MODEL_FILE)
+    report("checking")
+    model = onnx.check(root, entry)
+    described = onnx.describe(root, entry, model)
+    hold_to_declared(described["signature"], assignment.declared.get("signature"))
+    return {"root": str(root), "format": onnx.FORMAT, **described}
+
+
+def inspect_dataset(
+    assignment: InspectAssignment, root: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """{root, format, samples, inputs, labels} of a dataset."""
+    report("checking")
+    place(assignment.file, root, DATASET_FILE)
+    return {"root": str(root), "format": npz.FORMAT, **npz.describe(root / DATASET_FILE)}
+
+
+def place(file: Path, root: Path, name: str) -> str:
+    """Lay the upload into the tree under a plain name; a copy where it cannot be a link."""
+    root.mkdir(parents=True)
+    try:
+        (root / name).hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, root / name)
+    return name
+
+
+def hold_to_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:
+    """Raises SignatureMismatch where the uploader said something else of an input than the model says itself."""
+    inputs = {entry["name"]: entry for entry in found["inputs"]}
+    for entry in (declared or {}).get("inputs", []):
+        own = inputs.get(entry["name"])
+        if own is None:
+            raise SignatureMismatch(
+                f"the declared input {entry['name']!r} is none of the model's: {sorted(inputs)}",
+                param="signature",
+            )
+        dims = zip(own["shape"], entry["shape"], strict=False)
+        fits = len(own["shape"]) == len(entry["shape"]) and all(
+            not isinstance(mine, int) or not isinstance(theirs, int) or mine == theirs
+            for mine, theirs in dims
+        )
+        if entry["dtype"] != own["dtype"] or not fits:
+            raise SignatureMismatch(
+                f"input {entry['name']!r} is {own['dtype']} {own['shape']}, declared was {entry['dtype']} {entry['shape']}",
+                param="signature",
+            )
