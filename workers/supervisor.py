@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+import app.tables  # noqa: F401 - every table, before the first row is read
 from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut

@@ -28,6 +28,7 @@ def main(queues: list[str] | None, concurrency: int) -> int:
     log.info("worker_starting", worker=running.WORKER_ID, queues=queues, concurrency=concurrency)
     celery.worker_main(
         [
+            "--quiet",
             "worker",
             f"--concurrency={concurrency}",
             f"--queues={','.join(queues)}",

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +303,40 @@ def test_too_much_memory(model: Model, settings_of: Callable[..., Settings]) -> 
     assert (job.status, problem_code(job)) == ("failed", "out_of_memory")
     assert job.problem is not None
     assert job.problem["stage"] == "pass:quantize"
+
+
+def test_the_kernel_takes_the_child_where_memory_runs_out(model: Model, small_memory: Path) -> None:
+    job = add_job(model, [["progress", "pass:quantize"], ["eat", 1000]])
+    code = (
+        "import os, pathlib, sys\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "from workers import supervisor\n"
+        "supervisor.run(sys.argv[2], sys.argv[3:])\n"
+    )
+    procs = str(small_memory / "cgroup.procs")
+    subprocess.run([sys.executable, "-c", code, procs, job.id, *FAKE_CHILD], check=True)
+    ended = read_job(job.id)
+    assert (ended.status, problem_code(ended)) == ("failed", "out_of_memory")
+    assert ended.problem is not None
+    assert ended.problem["detail"].startswith("the system ran out of memory")
+
+
+@pytest.fixture
+def small_memory(settings_of: Callable[..., Settings]) -> Iterator[Path]:
+    """A control group whose processes may hold 300 MiB, less than the watchdog allows."""
+    settings_of(child_memory_bytes=2**40)
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    root, name = (v1, "memory.limit_in_bytes") if v1.is_dir() else (v2, "memory.max")
+    folder = root / f"burnish-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / name).write_text("300M")
+    except OSError:
+        pytest.skip("only root may make a control group")
+    try:
+        yield folder
+    finally:
+        folder.rmdir()
 
 
 def test_a_full_disk(model: Model, small_disk: Path, settings_of: Callable[..., Settings]) -> None:

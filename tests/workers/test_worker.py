@@ -297,6 +297,18 @@ def test_a_runtime_that_cannot_be_tried_names_its_reason() -> None:
         try_runtime("no-such-runtime")
 
 
+def test_a_worker_knows_every_table() -> None:
+    code = (
+        "import sys, workers.worker\n"
+        "from app.db import Base\n"
+        "known = set(Base.metadata.tables)\n"
+        "import app.tables\n"
+        "sys.exit(','.join(set(app.tables.metadata.tables) - known) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
 def test_a_worker_loads_no_model_library() -> None:
     code = (
         "import sys, workers.worker, workers.__main__\n"
