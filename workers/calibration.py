@@ -16,7 +16,9 @@ from onnx import helper
 
 from app.errors import InvalidDataset
 from workers.context import Feeds, Samples
+from workers.feeds import plan_feeds
 from workers.onnx_errors import refused
+from workers.onnx_files import signature_of
 
 Method = Literal["minmax", "entropy", "percentile"]
 Ranges = dict[str, tuple[float, float]]
@@ -188,30 +190,15 @@ def _run(
 
 def _feeds(model: onnx.ModelProto, samples: Samples, limit: int | None) -> Iterator[Feeds]:
     """One sample after another, shaped as the model takes it; a model of a fixed batch gets that many at once."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in model.graph.input
-        if value.name not in constants
-    }
-    batched = all(
-        ranks[name] == len(shape) + 1 for name, (_, shape) in samples.inputs.items() if name in ranks
-    )
-    size = _fixed_batch(model, constants) if batched else 1
-    for several, _ in samples.batches(max(READ_AT_ONCE, size), limit):
-        count = len(next(iter(several.values())))
-        for start in range(0, count, size):
-            taken = np.minimum(
-                np.arange(start, start + size), count - 1
-            )  # the last one again fills a fixed batch
-            feed = {name: several[name][taken] for name in ranks}
-            yield {name: array if ranks[name] == array.ndim else array[0] for name, array in feed.items()}
-
-
-def _fixed_batch(model: onnx.ModelProto, constants: set[str]) -> int:
-    sizes: list[int] = [
-        value.type.tensor_type.shape.dim[0].dim_value
-        for value in model.graph.input
-        if value.name not in constants and len(value.type.tensor_type.shape.dim) > 0
+    inputs = [
+        {
+            "name": name,
+            "dtype": helper.tensor_dtype_to_np_dtype(kind).name,
+            "shape": [dim if isinstance(dim, int) and dim > 0 else None for dim in shape],
+        }
+        for name, (kind, shape) in signature_of(model)["inputs"].items()
     ]
-    return max([1, *sizes])
+    plan = plan_feeds(inputs, samples.inputs)
+    for several, _ in samples.batches(max(READ_AT_ONCE, plan.fixed_batch or 1), limit):
+        for feed, _ in plan.feeds(several, 1):
+            yield feed

@@ -39,7 +39,8 @@ class ToFp16Params(Params):
     """Stores weights and computes in half precision (IEEE 754 binary16): half the size.
 
     Whether it is faster is the runtime's matter: ONNX Runtime's CPU kernels compute most operators in fp32 and gain
-    no speed. Magnitudes over 65504 do not exist in half precision; the report counts the weights that were clamped.
+    no speed, and the engine keeps the half size only where the runtime's `graph_optimization` is at most extended (at
+    all, convolution weights are laid out anew in fp32). Magnitudes over 65504 do not exist in half precision; the report counts the weights that were clamped.
     An operator whose inputs half precision cannot carry belongs into `blocked_operators`.
 
     Source: Micikevicius et al., Mixed Precision Training, 2018 (https://arxiv.org/abs/1710.03740); the operators'

@@ -24,6 +24,12 @@ from app.catalog.spec import (
 from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
 
 ERRORS_SHOWN = 20
+EXACT_FLOATS = {  # what holds every value of an integer type, as numpy counts it
+    "int8": ("float16", "float32", "float64"),
+    "int16": ("float32", "float64"),
+    "int32": ("float64",),
+    "int64": ("float64",),
+}
 
 
 class RecipeStep(BaseModel):
@@ -264,17 +270,17 @@ def _check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelF
                 param=path,
                 hint="call each array like the model's input that it feeds",
             )
-        problem = _misfit(wanted, dataset.inputs[name], dataset.samples)
+        problem = _misfit(wanted, dataset.inputs[name])
         if problem:
             raise SignatureMismatch(f"the array {name!r} of dataset {id_} {problem}", param=path)
 
 
-def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any], samples: int) -> str | None:
+def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
     """Why an array does not fit a model's input, or None. The array's shape comes without its sample axis.
 
     An input of the array's full rank takes a slice along the samples, one of a rank less takes a single sample.
     """
-    if given["dtype"] != wanted["dtype"]:
+    if not _castable(given["dtype"], wanted["dtype"]):
         return f"holds {given['dtype']}, the model takes {wanted['dtype']}"
     shape, sample = list(wanted["shape"]), list(given["shape"])
     batched = len(shape) == len(sample) + 1
@@ -284,9 +290,23 @@ def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any], samples: int) -
     for want, have in zip(expected, sample, strict=True):
         if isinstance(want, int) and want != have:
             return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}"
-    if batched and isinstance(shape[0], int) and samples < shape[0]:
-        return f"has {samples} samples, the model takes {shape[0]} at once"
     return None
+
+
+def _castable(given: str, wanted: str) -> bool:
+    """Whether workers feed an array of one dtype to an input of another: floats to floats, integers to integers, and
+    what loses nothing."""
+    if given == wanted:
+        return True
+    if wanted == "string":
+        return given.startswith(("str", "object"))
+    if given.startswith("float"):
+        return wanted.startswith("float")
+    if given.startswith(("int", "uint")) and wanted.startswith("float"):
+        return wanted in EXACT_FLOATS.get(given.removeprefix("u"), ())
+    return given.startswith(("int", "uint", "bool")) and wanted.startswith(
+        ("int", "uint", "float") if given == "bool" else ("int", "uint")
+    )
 
 
 def _validated(params: type[Params], given: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -10,8 +10,21 @@ from onnx import TensorProto
 from workers.onnx_files import graphs
 
 FLOAT_COMPUTE = frozenset(
-    "Conv FusedConv NhwcFusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul Attention MultiHeadAttention "
-    "LSTM GRU RNN".split()
+    [
+        "Conv",
+        "FusedConv",
+        "NhwcFusedConv",
+        "ConvTranspose",
+        "Gemm",
+        "FusedGemm",
+        "MatMul",
+        "FusedMatMul",
+        "Attention",
+        "MultiHeadAttention",
+        "LSTM",
+        "GRU",
+        "RNN",
+    ]
 )
 INT8_COMPUTE = frozenset(("QLinearConv", "QLinearMatMul", "QGemm", "QAttention"))
 DYNAMIC_COMPUTE = frozenset(

@@ -71,6 +71,8 @@ class OnnxRuntimeCpu:
     def build(self, model: ModelHandle, params: Params, out: Path) -> Engine:
         """Optimize the graph at the level that the parameters ask for, and save it with its facts.
 
+        Facts: those of `graph_facts`, and `model_half_weights` (elements that the model held in fp16).
+
         Raises:
             UnsupportedOperator, InvalidModel: ONNX Runtime refuses the model; the error names node and cause.
         """
@@ -84,7 +86,9 @@ class OnnxRuntimeCpu:
             options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(EXTERNAL_TENSOR_BYTES))
         with refused("building the engine with ONNX Runtime", stage="building"):
             InferenceSession(str(model.path), options, providers=PROVIDERS)
-        return Engine(out, ENTRY, graph_facts(out / ENTRY))
+        facts = graph_facts(out / ENTRY)
+        facts["model_half_weights"] = graph_facts(model.path)["half_weights"]
+        return Engine(out, ENTRY, facts)
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The engine in memory, on the CPU provider alone.

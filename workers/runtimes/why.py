@@ -90,13 +90,20 @@ def _quantization(engine: Facts) -> list[str]:
 
 
 def _half(engine: Facts) -> list[str]:
-    if not engine["half_weights"] and not engine["precision"].get("fp16"):
+    given, kept = engine["model_half_weights"], engine["half_weights"]
+    if not given:
         return []
-    casts = engine["operators"].get("Cast", 0)
-    return [
-        f"Numbers are stored in half precision, but the processor's kernels compute {engine['compute'].get('fp32', 0)} "
-        f"of the compute nodes in fp32, with {casts} casts in between: half precision saves space here, not time."
+    sentences = [
+        f"The processor's kernels compute {engine['compute'].get('fp32', 0)} compute nodes in fp32 though the model "
+        f"is in half precision, with {engine['operators'].get('Cast', 0)} casts in the graph: half precision saves "
+        "space here, not time."
     ]
+    if kept < given / 2:
+        sentences.append(
+            f"Building turned {given - kept} of {given} half-precision weights back into fp32 for this processor's "
+            "memory layouts, so the engine is not smaller: the runtime's graph_optimization=extended keeps them."
+        )
+    return sentences
 
 
 def _smallness(engine: Facts) -> list[str]:

@@ -37,15 +37,15 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Network:
 
 @pytest.fixture
 def apply(tmp_path: Path) -> Callable[..., Applied]:
-    """`apply(pass, model, samples, **params)`: the new model and the context, with facts and warnings."""
+    """`apply(pass, model, data, **params)`: the new model and the context, with facts and warnings."""
     count = 0
 
-    def run(name: str, model: ModelHandle, samples: ArraySamples | None = None, **params: Any) -> Applied:
+    def run(name: str, model: ModelHandle, data: ArraySamples | None = None, **params: Any) -> Applied:
         nonlocal count
         count += 1
         out = tmp_path / f"out{count}"
         out.mkdir()
-        context = PassContext(out=out, samples={"calibration": samples} if samples else {})
+        context = PassContext(out=out, samples={"calibration": data} if data else {})
         return passes.registry.get(name)(model, PASSES[name].params(**params), context), context
 
     return run

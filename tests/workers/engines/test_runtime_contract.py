@@ -1,0 +1,143 @@
+"""What every runtime of the catalog promises, held on trained networks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from pydantic import ValidationError
+
+from app.catalog.recipe import Target, validate_target
+from app.catalog.runtimes import RUNTIMES
+from app.errors import InvalidModel, InvalidParams, SignatureMismatch, UnsupportedOperator
+from tests.workers.engines.networks import Network
+from workers import runtimes
+from workers.onnx_files import save_onnx
+from workers.onnx_proof import open_session
+from workers.runtimes.base import Engine
+
+NAMES = sorted(RUNTIMES)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Engine]:
+    """`build(runtime, model, **params)`."""
+    count = 0
+
+    def run(name, model, **params):
+        nonlocal count
+        count += 1
+        out = tmp_path / f"engine{count}"
+        out.mkdir()
+        return runtimes.registry.get(name).build(model, RUNTIMES[name].params(**params), out)
+
+    return run
+
+
+def test_every_spec_is_implemented_and_nothing_else():
+    runtimes.registry.check(set(RUNTIMES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("network", ["cnn", "mlp"])
+def test_an_engine_gives_the_models_answers(name: str, network: str, build, request, signal):
+    subject: Network = request.getfixturevalue(network)
+    engine = build(name, subject.model)
+    loaded = runtimes.registry.get(name).load(engine, RUNTIMES[name].params())
+
+    expected = open_session(subject.model).run(None, {"images": subject.images})[0]
+    assert signal(expected, loaded.run({"images": subject.images})["logits"]) > 80
+    assert loaded.inputs == [{"name": "images", "dtype": "float32", "shape": [None, 1, 8, 8]}]
+    assert loaded.outputs == [{"name": "logits", "dtype": "float32", "shape": [None, 10]}]
+    assert engine.path.is_file()
+    assert engine.size_bytes > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_stands_alone(name: str, cnn: Network, build, tmp_path: Path):
+    engine = build(name, cnn.model)
+    moved = tmp_path / "elsewhere"
+    engine.root.rename(moved)
+
+    loaded = runtimes.registry.get(name).load(
+        Engine(moved, engine.entry, engine.facts), RUNTIMES[name].params()
+    )
+    assert loaded.run({"images": cnn.images[:1]})["logits"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts_validity_and_versions_are_plain_data(name: str, cnn: Network, build):
+    engine = build(name, cnn.model)
+    runtime = runtimes.registry.get(name)
+
+    json.dumps(engine.facts, allow_nan=False)
+    assert (
+        sum(engine.facts["precision"].values())
+        == sum(engine.facts["operators"].values())
+        == engine.facts["nodes"]
+    )
+    assert engine.facts["compute"] == {"fp32": 4}
+    validity = runtime.validity(engine, RUNTIMES[name].params())
+    json.dumps(validity, allow_nan=False)
+    assert {"runtime", "version", "device", "cpu_features", "inputs"} <= set(validity)
+    assert set(RUNTIMES[name].packages) == set(runtime.versions())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_inputs_are_named(name: str, cnn: Network, build):
+    loaded = runtimes.registry.get(name).load(build(name, cnn.model), RUNTIMES[name].params())
+
+    for feeds in (
+        {"images": cnn.images.astype(np.float64)},
+        {"images": cnn.images[:, :, :4]},
+        {"pictures": cnn.images},
+    ):
+        with pytest.raises(SignatureMismatch):
+            loaded.run(feeds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_operator_is_named(name: str, build, tmp_path: Path):
+    node = helper.make_node("Frobnicate", ["x"], ["y"], name="the_odd_one", domain="org.example")
+
+    with pytest.raises(UnsupportedOperator) as refusal:
+        build(name, one_node(node, tmp_path, helper.make_opsetid("org.example", 1)))
+    assert "Frobnicate" in refusal.value.detail
+    assert refusal.value.stage == "building"
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_model_is_refused_with_its_node(name: str, build, tmp_path: Path):
+    node = helper.make_node("Conv", ["x", "x"], ["y"], name="the_broken_one", kernel_shape=[9])
+
+    with pytest.raises(InvalidModel) as refusal:
+        build(name, one_node(node, tmp_path))
+    assert "the_broken_one" in (refusal.value.node or refusal.value.detail)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_describes_itself(name: str):
+    spec = RUNTIMES[name]
+
+    assert "ource" in spec.documentation
+    assert spec.preset.__doc__
+    for field, described in spec.params.model_json_schema()["properties"].items():
+        assert described.get("description", "").endswith("."), field
+    with pytest.raises(ValidationError):
+        spec.params.model_validate({"no_such_parameter": 1})
+    with pytest.raises(InvalidParams) as refusal:
+        validate_target(Target(runtime=name, params={"thread": 2}), "targets[3]")
+    assert refusal.value.param == "targets[3].params.thread"
+
+
+def one_node(node, folder: Path, *opsets):
+    """A model of one node from x to y."""
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
+    graph = helper.make_graph([node], "one", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), *opsets], ir_version=10)
+    assert isinstance(model, onnx.ModelProto)
+    return save_onnx(model, folder / "one")
