@@ -66,14 +66,16 @@ def add_common(app: typer.Typer, kind: str, columns: Columns, but: tuple[str, ..
         print_json(rows) if as_json else print_rows(columns, rows)
 
     def show(
-        id_: Annotated[str, typer.Argument(metavar="ID")], url: UrlOption = None, as_json: JsonOption = False
+        id_: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+        url: UrlOption = None,
+        as_json: JsonOption = False,
     ) -> None:
         with connect(url) as client:
             row = client.show(kind, id_)
         print_json(row) if as_json else print_fields(row)
 
     def delete(
-        ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+        ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Their ids.")],
         url: UrlOption = None,
         as_json: JsonOption = False,
     ) -> None:
@@ -85,7 +87,7 @@ def add_common(app: typer.Typer, kind: str, columns: Columns, but: tuple[str, ..
     commands: dict[str, tuple[Callable[..., None], str]] = {
         "list": (list_, f"List {kind}, newest first."),
         "show": (show, f"Show one {singular}."),
-        "delete": (delete, f"Delete a {singular}; refused while something else needs it."),
+        "delete": (delete, f"Delete {kind}; refused while something else needs them."),
     }
     for name, (command, help_) in commands.items():
         if name not in but:
