@@ -18,7 +18,9 @@ Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminat
 def main(path: Path) -> int:
     """Do what the assignment says. The last line on the pipe is `result` or `problem`; the exit status is 0 for both."""
     pipe = SupervisorPipe.take_stdio()
-    assignment: OptimizeAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(path.read_bytes())
+    assignment: OptimizeAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(
+        path.read_bytes()
+    )
     stage = Stage(pipe)
     try:
         result, problem = work(assignment, stage)
@@ -74,7 +76,9 @@ def problem_of(error: Exception, stage: str | None) -> BurnishError:
     elif isinstance(error, MemoryError):
         known = OutOfMemory("the process could not get the memory that it asked for")
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        known = DiskFull("the scratch disk has no space left", hint="free space where BURNISH_SCRATCH_DIR points")
+        known = DiskFull(
+            "the scratch disk has no space left", hint="free space where BURNISH_SCRATCH_DIR points"
+        )
     else:
         known = Internal(
             f"{type(error).__name__} in stage {stage}: {str(error)[:500]}",

@@ -12,8 +12,9 @@ from app.catalog.spec import Params, PassSpec, RuntimeSpec
 from app.errors import BudgetNotMet
 from workers import passes, runtimes
 from workers.assignment import OptimizeAssignment
+from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
-from workers.measure.environment import hardware_key, machine
+from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
 from workers.model_handle import ModelHandle
@@ -65,7 +66,14 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     measured = measure_alone(attempt, runtime, params, baseline_engine, engine, samples)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
     built = Built(original, optimized, baseline_engine, engine, samples)
-    return attempt.steps.fresh("packaging", lambda: package(attempt, runtime, params, built, result, measured))
+    artifacts = attempt.steps.fresh(
+        "packaging",
+        lambda: package(
+            assignment, runtime, params, built, attempt.steps.outcomes, result, measured["machine"]
+        ),
+    )
+    rows = [{**row, "machine": measured["machine"]} for row in measured["measurements"]]
+    return {"result": result, "artifacts": artifacts, "measurements": rows}
 
 
 def over_budget(result: Mapping[str, Any]) -> BudgetNotMet | None:
@@ -76,7 +84,7 @@ def over_budget(result: Mapping[str, Any]) -> BudgetNotMet | None:
     drop = comparison["accuracy_drop"]
     return BudgetNotMet(
         f"accuracy drops by {drop['value']:.4g} (95% interval {drop['low']:.4g} to {drop['high']:.4g}), "
-        f"more than the allowed {result['result']['max_drop']:.4g}",
+        f"more than the allowed {comparison['max_drop']:.4g}",
         stage="verifying",
         param="budget.max_drop",
         hint="the engine and its report are kept: see what the report says of fidelity; exclude sensitive nodes, "
@@ -173,15 +181,16 @@ def measuring_samples(attempt: Attempt) -> Samples:
     attempt.warnings.append(
         "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
     )
-    return synthetic_samples(
-        assignment.subject.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES
-    )
+    return synthetic_samples(assignment.subject.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
 
 
 def calibration_samples(attempt: Attempt) -> list[Samples]:
     """Every real dataset that a pass reads."""
     ids = {given for step in attempt.assignment.recipe["passes"] for given in step.get("inputs", {}).values()}
-    return [open_samples(attempt.assignment.datasets[id_]) for id_ in sorted(ids & set(attempt.assignment.datasets))]
+    return [
+        open_samples(attempt.assignment.datasets[id_])
+        for id_ in sorted(ids & set(attempt.assignment.datasets))
+    ]
 
 
 def measure_alone(

@@ -56,7 +56,11 @@ def package(
     engine = implementation.load(built.engine, params)
     seeded = synthetic_samples(assignment.subject.signature, assignment.seed, 1)
     feeds, source = sample_feeds(engine, [seeded, built.samples])
-    described = {"seed": assignment.seed, "dataset": None} if source.synthetic else {"seed": None, "dataset": source.digest}
+    described = (
+        {"seed": assignment.seed, "dataset": None}
+        if source.synthetic
+        else {"seed": None, "dataset": source.digest}
+    )
     manifest = write_manifest(
         folder,
         {
@@ -77,9 +81,14 @@ def package(
             "validity": implementation.validity(built.engine, params),
             "requires": {**implementation.versions(), "numpy": version("numpy")},
             "steps": [
-                {"name": step.name, "key": step.key, "cached": step.cached, "seconds": step.seconds} for step in steps
+                {"name": step.name, "key": step.key, "cached": step.cached, "seconds": step.seconds}
+                for step in steps
             ],
-            "versions": {"burnish": app.__version__, "python": platform.python_version(), **implementation.versions()},
+            "versions": {
+                "burnish": app.__version__,
+                "python": platform.python_version(),
+                **implementation.versions(),
+            },
             "machine": dict(machine),
             "result": result,
             "samples": write_samples(folder, baseline, engine, feeds, described),
@@ -137,7 +146,9 @@ def model_artifact(
 
 def stem(assignment: OptimizeAssignment) -> str:
     """The model's name as the start of a file name."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in assignment.subject.name)
+    plain = "".join(
+        letter if letter.isalnum() or letter in "-_." else "-" for letter in assignment.subject.name
+    )
     return plain.removesuffix(".onnx").strip("-.")[:80] or "model"
 
 

@@ -43,27 +43,39 @@ def check(manifest, run):
 
     with np.load(HERE / manifest["samples"]["file"], allow_pickle=False) as stored:
         samples = dict(stored)
-    feeds = {name.removeprefix("input:"): value for name, value in samples.items() if name.startswith("input:")}
+    feeds = {
+        name.removeprefix("input:"): value for name, value in samples.items() if name.startswith("input:")
+    }
     outputs = run(feeds)
     checks = []
     for name, promise in manifest["samples"]["outputs"].items():
         expected, got = samples["output:" + name], np.asarray(outputs[name])
         same_kind = got.shape == expected.shape and got.dtype == expected.dtype
-        exact = same_kind and hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == promise["sha256"]
+        exact = (
+            same_kind and hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == promise["sha256"]
+        )
         error = None
         ok = exact
         if same_kind and not exact and np.issubdtype(got.dtype, np.number):
             error = float(np.max(np.abs(got.astype(np.float64) - expected.astype(np.float64))))
             ok = bool(error <= promise["atol"])
         checks.append(
-            {"output": name, "ok": ok, "exact": exact, "max_abs_error": 0.0 if exact else error, "atol": promise["atol"]}
+            {
+                "output": name,
+                "ok": ok,
+                "exact": exact,
+                "max_abs_error": 0.0 if exact else error,
+                "atol": promise["atol"],
+            }
         )
     return checks
 
 
 def main():
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     try:
@@ -83,7 +95,11 @@ def main():
         print("install what `versions` in manifest.json names", file=sys.stderr)
     else:
         for entry in answer["outputs"]:
-            how = "identical" if entry["exact"] else f"max error {entry['max_abs_error']}, allowed {entry['atol']}"
+            how = (
+                "identical"
+                if entry["exact"]
+                else f"max error {entry['max_abs_error']}, allowed {entry['atol']}"
+            )
             print(f"{'ok  ' if entry['ok'] else 'FAIL'}  {entry['output']}: {how}")
     return status
 

@@ -101,7 +101,9 @@ def result_table(result: dict[str, Any]) -> str:
 def notes(result: dict[str, Any]) -> list[str]:
     """Speed-up, accuracy drop, fidelity, why, warnings: one line each."""
     comparison = result["comparison"]
-    lines = [f"- speed-up: {interval_text(comparison['speedup'])} ({comparison['speedup']['verdict'].replace('_', ' ')})"]
+    lines = [
+        f"- speed-up: {interval_text(comparison['speedup'])} ({comparison['speedup']['verdict'].replace('_', ' ')})"
+    ]
     if comparison["accuracy_drop"]:
         lines.append(f"- accuracy drop: {interval_text(comparison['accuracy_drop'])}")
     if comparison["within_budget"] is not None:
