@@ -45,8 +45,7 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
     else:
         entry = place(assignment.file, root, MODEL_FILE)
     report("checking")
-    model = onnx.check(root, entry)
-    described = onnx.describe(root, entry, model)
+    described = onnx.describe(root, entry, onnx.check(root, entry))
     hold_to_declared(described["signature"], assignment.declared.get("signature"))
     return {"root": str(root), "format": onnx.FORMAT, **described}
 

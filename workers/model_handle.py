@@ -33,4 +33,9 @@ class ModelHandle:
         """The protobuf, with external weights read into it unless `weights` is false."""
         import onnx
 
-        return onnx.load(str(self.path), load_external_data=weights)
+        from workers.formats.weights import load_weights
+
+        model = onnx.load(str(self.path), load_external_data=False)
+        if weights:
+            load_weights(model, self.path.parent)
+        return model

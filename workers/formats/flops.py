@@ -1,36 +1,29 @@
 """Floating point operations of an ONNX graph, counted from shapes: a multiply and an add are two.
 
-Counted: convolutions, matrix products, recurrent cells (after the operators' definitions in the ONNX standard). Elementwise
-work is not: it is bound by memory. Each subgraph counts once; a free dimension counts as 1, or less where that is unknown.
+Counted: convolutions, matrix products, attention, recurrent cells (after the operators' definitions in the ONNX standard
+and in ONNX Runtime's contrib operators). Elementwise work is not: it is bound by memory. Each subgraph counts once.
+Free dimensions of the inputs are set to 1 before shapes are inferred; what then stays unknown counts as 1 too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import prod
 
 import onnx
+from onnx import shape_inference
 
-from workers.onnx_files import graphs
+from workers.onnx_files import subgraphs
 
 NOTE = (
-    "multiply and add counted as two, for convolutions, matrix products and recurrent cells; "
+    "multiply and add counted as two, for convolutions, matrix products, attention and recurrent cells; "
     "free dimensions as 1, each control-flow branch once"
 )
-_RECURRENT = {"LSTM", "GRU", "RNN"}
-Shapes = Mapping[str, list[int]]
+Shapes = dict[str, list[int]]
 
 
 def count_flops(model: onnx.ModelProto) -> tuple[int, list[str]]:
     """The operations of one inference, and the names of the nodes whose shapes were not known."""
-    total = 0
-    unknown = []
-    for graph in graphs(model.graph):
-        shapes = known_shapes(graph)
-        for node in graph.node:
-            try:
-                total += node_flops(node, shapes)
-            except (KeyError, IndexError):
-                unknown.append(node.name or node.op_type)
-    return total, unknown
+    unknown: list[str] = []
+    return _of_graph(_with_shapes(model).graph, {}, unknown), unknown
 
 
 def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -39,38 +32,48 @@ def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int:
     Raises:
         KeyError, IndexError: a shape that it needs is not known.
     """
-    kind = node.op_type
-    if kind in ("Conv", "ConvInteger", "FusedConv"):
-        weight, out = shapes[node.input[1]], shapes[node.output[0]]
-        return 2 * prod(out) * prod(weight[1:])
-    if kind == "QLinearConv":
-        weight, out = shapes[node.input[3]], shapes[node.output[0]]
-        return 2 * prod(out) * prod(weight[1:])
-    if kind == "ConvTranspose":
-        data, weight = shapes[node.input[0]], shapes[node.input[1]]
-        return 2 * prod(data) * prod(weight[1:])
-    if kind in ("MatMul", "MatMulInteger", "FusedMatMul"):
-        return 2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if kind == "QLinearMatMul":
-        return 2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if kind in ("MatMulNBits", "DynamicQuantizeMatMul"):
-        return 2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    if kind in ("Gemm", "FusedGemm"):
-        inner = shapes[node.input[0]][0 if _attribute(node, "transA") else 1]
-        return 2 * prod(shapes[node.output[0]]) * inner
-    if kind in _RECURRENT:
-        return _recurrent(node, shapes)
-    return 0
+    rule = _RULES.get(node.op_type)
+    return rule(node, shapes) if rule else 0
 
 
-def known_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    """The shape of every value that has one, free dimensions as 1."""
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    pinned = onnx.ModelProto()
+    pinned.CopyFrom(model)
+    for value in pinned.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value <= 0:
+                dim.dim_value = 1
+    for value in (*pinned.graph.value_info, *pinned.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value <= 0:
+                dim.Clear()
+    try:
+        return shape_inference.infer_shapes(pinned, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        return pinned
+
+
+def _of_graph(graph: onnx.GraphProto, outer: Shapes, unknown: list[str]) -> int:
+    shapes = outer | _known_shapes(graph)
+    total = 0
+    for node in graph.node:
+        try:
+            total += node_flops(node, shapes)
+        except (KeyError, IndexError):
+            unknown.append(node.name or node.op_type)
+        for inner in subgraphs(node):
+            total += _of_graph(inner, shapes, unknown)
+    return total
+
+
+def _known_shapes(graph: onnx.GraphProto) -> Shapes:
     shapes = {
         value.name: [max(dim.dim_value, 1) for dim in value.type.tensor_type.shape.dim]
         for value in _values(graph)
         if value.type.tensor_type.HasField("shape")
     }
     shapes.update({tensor.name: list(tensor.dims) for tensor in graph.initializer})
+    shapes.update({sparse.values.name: list(sparse.dims) for sparse in graph.sparse_initializer})
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
@@ -84,11 +87,61 @@ def _values(graph: onnx.GraphProto) -> Iterable[onnx.ValueInfoProto]:
     yield from graph.output
 
 
+def _convolution(weight: int) -> Callable[[onnx.NodeProto, Shapes], int]:
+    """Each output value is one product over the kernel and the input channels of its group; `weight` is its input."""
+    return lambda node, shapes: 2 * prod(shapes[node.output[0]]) * prod(shapes[node.input[weight]][1:])
+
+
+def _transposed(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Each input value is spread by the kernel over the output channels of its group."""
+    return 2 * prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
+
+
+def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Each output value sums over the first input's last axis."""
+    inner = shapes[node.input[0]][-2 if _integer(node, "transA") else -1]
+    return 2 * prod(shapes[node.output[0]]) * inner
+
+
+def _packed_product(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """MatMulNBits says its sizes itself: rows × K × N."""
+    width = _integer(node, "K")
+    return 2 * prod(shapes[node.input[0]][:-1]) * width * _integer(node, "N")
+
+
 def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Both weight matrices (all gates, all directions) once for each step of each sequence."""
     length, batch = shapes[node.input[0]][:2]
-    weights = prod(shapes[node.input[1]]) + prod(shapes[node.input[2]])
-    return 2 * length * batch * weights
+    return 2 * length * batch * (prod(shapes[node.input[1]]) + prod(shapes[node.input[2]]))
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> int:
+def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Scores and weighted sum: two products of length × length × width, with the heads together.
+
+    ai.onnx `Attention` and `MultiHeadAttention` take queries, keys and values of (batch, length, width) or
+    (batch, heads, length, width); com.microsoft `Attention` takes (batch, length, width) and projects them first.
+    """
+    if node.domain == "com.microsoft" and node.op_type == "Attention":
+        batch, length, _ = shapes[node.input[0]]
+        width, projected = shapes[node.input[1]]
+        return 2 * batch * length * width * projected + 4 * batch * length * length * (projected // 3)
+    query, key = shapes[node.input[0]], shapes[node.input[1]]
+    return 4 * prod(query) * key[-2]
+
+
+def _integer(node: onnx.NodeProto, name: str) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+_RULES: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
+    **dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "NhwcFusedConv"), _convolution(weight=1)),
+    "QLinearConv": _convolution(weight=3),
+    "ConvTranspose": _transposed,
+    **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul"), _product),
+    **dict.fromkeys(
+        ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "Gemm", "FusedGemm", "QGemm"), _product
+    ),
+    "MatMulNBits": _packed_product,
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
+}

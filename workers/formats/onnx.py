@@ -1,23 +1,36 @@
 """ONNX: is it valid, what does it take and give, what is in it. Weights beside the protobuf are checked, not loaded."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, shape_inference
+from onnx.inliner import inline_local_functions
 
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES, Precision
 from app.errors import InvalidModel, UnsupportedFormat
 from workers.formats.flops import NOTE, count_flops
-from workers.onnx_files import graphs
+from workers.formats.weights import (
+    bits_of,
+    check_external,
+    drop_payloads,
+    elements,
+    not_finite,
+    parameters,
+    tensors,
+)
 from workers.onnx_nodes import nodes_of
 
 FORMAT = "onnx"
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"}
+_DYNAMIC = {
+    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat",
+    "MatMulInteger", "ConvInteger",
+}  # fmt: skip
+_STATIC = {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
 _LISTED = 20
 
 
@@ -65,123 +78,98 @@ def read(root: Path, entry: str) -> onnx.ModelProto:
     return model
 
 
-def check(root: Path, entry: str) -> onnx.ModelProto:
-    """Read a model and hold it against the standard; the answer has inferred shapes, and no external weights.
+def check(root: Path, entry: str) -> tuple[onnx.ModelProto, list[str]]:
+    """Read a model and hold it against the standard: the model less the values of its weights, and warnings.
 
     Raises:
         InvalidModel: the checker refuses it, or external weights are missing or lie about themselves.
     """
     model = read(root, entry)
-    check_external(model, root / entry, root)
+    folder = (root / entry).parent
+    check_external(model, folder, root)
+    warnings = [
+        f"{count} of the {elements(tensor)} values of {tensor.name!r} are NaN or infinite"
+        for tensor, count in not_finite(model, folder)
+    ]
+    drop_payloads(model)
     try:
         onnx.checker.check_model(str(root / entry))
     except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         raise InvalidModel(
-            f"the ONNX checker refuses the model: {str(error).splitlines()[0][:500]}",
+            f"the ONNX checker refuses the model: {_first_line(error)}",
             hint="export it again with a current exporter; onnx.checker.check_model(path) gives the whole message",
         ) from error
-    return infer(model)
+    return model, warnings
 
 
-def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the shapes that can be inferred; as it is, where inference fails.
+def infer(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with the shapes that can be inferred, and what inference says against it.
 
-    Raises:
-        InvalidModel: the shapes contradict each other.
+    Shapes that contradict each other are no reason to refuse: exporters leave stale ones, and runtimes infer their own.
     """
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
-    except shape_inference.InferenceError as error:
-        raise InvalidModel(f"shapes contradict each other: {str(error).splitlines()[0][:500]}") from error
-    except (ValueError, RuntimeError):
-        return model
-
-
-def check_external(model: onnx.ModelProto, path: Path, root: Path) -> None:
-    """Hold every reference to weights outside the protobuf against the files that came with it.
-
-    Raises:
-        InvalidModel: a file is missing, lies outside the upload, or is shorter than the reference.
-    """
-    for tensor in tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        told = {item.key: item.value for item in tensor.external_data}
-        location = PurePosixPath(told.get("location", ""))
-        if not location.parts or location.is_absolute() or ".." in location.parts or "\\" in str(location):
-            raise InvalidModel(
-                f"weights of {tensor.name!r} point outside the upload: {str(location)!r}",
-                node=tensor.name,
-                hint="save the external data beside the .onnx file, under a relative name",
-            )
-        file = path.parent / location
-        if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
-            raise InvalidModel(
-                f"weights of {tensor.name!r} are in {str(location)!r}, which was not uploaded",
-                node=tensor.name,
-                hint="upload one .zip or .tar with the .onnx file and its weight files",
-            )
-        check_extent(tensor, told, file.stat().st_size)
-
-
-def check_extent(tensor: TensorProto, told: dict[str, str], held: int) -> None:
-    """Raises InvalidModel where a tensor reaches beyond its file, or its length is not what dtype and shape need."""
+        return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), []
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        warnings = [f"shape inference: {_first_line(error)}"]
     try:
-        offset = int(told.get("offset") or 0)
-        length = int(told["length"]) if told.get("length") else held - offset
-    except ValueError as error:
-        raise InvalidModel(f"offset or length of {tensor.name!r} is no number", node=tensor.name) from error
-    if offset < 0 or length < 0 or offset + length > held:
-        raise InvalidModel(
-            f"weights of {tensor.name!r} reach from byte {offset} to {offset + length} of a file of {held} bytes",
-            node=tensor.name,
-            hint="the weight file is cut short or belongs to another model: upload it again",
-        )
-    if tensor.data_type == TensorProto.STRING:
-        raise InvalidModel(f"the strings of {tensor.name!r} cannot lie in an external file", node=tensor.name)
-    needed = -(-elements(tensor) * bits_of(tensor.data_type) // 8)
-    if needed > length:
-        raise InvalidModel(
-            f"weights of {tensor.name!r} need {needed} bytes and have {length}", node=tensor.name
-        )
+        return shape_inference.infer_shapes(model, data_prop=True), warnings
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        return model, warnings
 
 
-def describe(root: Path, entry: str, model: onnx.ModelProto | None = None) -> dict[str, Any]:
-    """{signature, facts} of a model that is valid; `model` is what `check` gave, if it was called."""
-    model = infer(read(root, entry)) if model is None else model
+def describe(
+    root: Path, entry: str, checked: tuple[onnx.ModelProto, list[str]] | None = None
+) -> dict[str, Any]:
+    """{signature, facts} of a model that is valid; `checked` is what `check` gave, if it was called."""
+    given, warnings = (read(root, entry), []) if checked is None else checked
     size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+    held = parameters(given)
+    precision = precision_of(given)
+    model, doubts = infer(inline_local_functions(given) if given.functions else given)
     flops, unknown = count_flops(model)
-    note = NOTE + (f"; {len(unknown)} nodes of unknown shape not counted" if unknown else "")
+    note = NOTE + (f"; nodes of unknown shape, not counted: {len(unknown)}" if unknown else "")
     nodes = list(nodes_of(model))
     domains = {item.domain: item.version for item in model.opset_import}
     facts = {
         "opset": domains.get("", domains.get("ai.onnx")),
         "ir_version": model.ir_version,
         "producer": " ".join(filter(None, [model.producer_name, model.producer_version]))[:200],
-        "parameters": sum(elements(tensor) for tensor in tensors(model)),
+        "parameters": held,
         "flops": flops,
         "flops_note": note,
         "operators": dict(Counter(node.op_type for node in nodes).most_common()),
         "domains": domains,
         "custom_domains": sorted({node.domain for node in nodes} - STANDARD_DOMAINS),
-        "precision": precision_of(model),
+        "precision": precision,
         "size_bytes": size,
         "over_2gb": size > PROTOBUF_LIMIT_BYTES,
         "entry": entry,
+        "warnings": [*warnings, *doubts][:_LISTED],
     }
-    return {"signature": signature(model), "facts": facts}
+    return {"signature": signature(given, model), "facts": facts}
 
 
-def signature(model: onnx.ModelProto) -> dict[str, Any]:
-    """{inputs, outputs}: name, numpy dtype, shape; a free dimension is its name, or null.
+def signature(model: onnx.ModelProto, inferred: onnx.ModelProto | None = None) -> dict[str, Any]:
+    """{inputs, outputs}: name, numpy dtype, shape; a free dimension is its name in the model, or null.
+
+    `inferred` is the same model with inferred shapes: what it knows of outputs in numbers is taken from it.
 
     Raises:
         InvalidModel: an input or output is no tensor.
     """
     held = {tensor.name for tensor in model.graph.initializer}
+    numbers = {value.name: value for value in (inferred or model).graph.output}
+    outputs = []
+    for value in model.graph.output:
+        entry, known = _entry(value, "output"), _entry(numbers[value.name], "output")["shape"]
+        if len(known) == len(entry["shape"]):
+            known = [
+                new if isinstance(new, int) else own for own, new in zip(entry["shape"], known, strict=True)
+            ]
+        outputs.append({**entry, "shape": known})
     return {
         "inputs": [_entry(value, "input") for value in model.graph.input if value.name not in held],
-        "outputs": [_entry(value, "output") for value in model.graph.output],
+        "outputs": outputs,
     }
 
 
@@ -197,15 +185,13 @@ def precision_of(model: onnx.ModelProto) -> Precision:
             if attribute.name == "bits"
         }
         return "weights-8bit" if bits == {8} else "weights-4bit"
-    if kinds & {
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeMatMul",
-        "DynamicQuantizeLSTM",
-        "MatMulIntegerToFloat",
-    }:
+    if kinds & _DYNAMIC:
         return "int8-dynamic"
-    if kinds & {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"}:
+    if kinds & _STATIC:
         return "int8"
+    if "DequantizeLinear" in kinds:  # with nothing that quantizes activations
+        smallest = min((bits_of(tensor.data_type) for tensor in tensors(model)), default=8)
+        return "weights-4bit" if smallest == 4 else "weights-8bit"
     types: Counter[int] = Counter()
     for tensor in tensors(model):
         types[tensor.data_type] += elements(tensor)
@@ -213,62 +199,6 @@ def precision_of(model: onnx.ModelProto) -> Precision:
     if not halves:
         return "fp32"
     return "fp16" if types[TensorProto.FLOAT] * 10 < halves else "mixed"
-
-
-def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that may lie outside the protobuf: initializers and attributes, subgraphs included."""
-    for graph in graphs(model.graph):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        yield from attribute_tensors(graph)
-    for function in model.functions:
-        yield from attribute_tensors(function)
-
-
-def attribute_tensors(holder: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
-    """The tensors in the attributes of a graph's or function's nodes."""
-    for node in holder.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def elements(tensor: TensorProto) -> int:
-    """The number of elements that a tensor's shape gives.
-
-    Raises:
-        InvalidModel: a dimension is negative, or the product passes 2^63.
-    """
-    total = 1
-    for dim in tensor.dims:
-        if dim < 0:
-            raise InvalidModel(f"a dimension of {tensor.name!r} is negative", node=tensor.name)
-        total *= dim
-    if total >= 2**63:
-        raise InvalidModel(
-            f"the shape of {tensor.name!r} is too large: {list(tensor.dims)[:8]}", node=tensor.name
-        )
-    return total
-
-
-def bits_of(data_type: int) -> int:
-    """Bits per element of an ONNX type.
-
-    Raises:
-        InvalidModel: there is no such type.
-    """
-    names = TensorProto.DataType
-    try:
-        name = names.Name(data_type)
-    except ValueError as error:
-        raise InvalidModel(f"a tensor has the unknown type {data_type}") from error
-    if "INT4" in name or "FLOAT4" in name:
-        return 4
-    if "INT2" in name:
-        return 2
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize) * 8
 
 
 def _entry(value: onnx.ValueInfoProto, what: str) -> dict[str, Any]:
@@ -296,3 +226,7 @@ def dtype_name(data_type: int) -> str:
         return "string"
     bits_of(data_type)
     return str(np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).name)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
