@@ -12,6 +12,7 @@ from app.catalog.passes import PASSES
 from app.catalog.spec import Params, PassSpec
 from app.cli import app as command_line
 from app.config import Settings
+from app.observability.metrics import exposition
 from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +106,13 @@ def test_named_commands_exist(page: Path) -> None:
 def test_named_variables_are_settings(page: Path) -> None:
     known = {f"BURNISH_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     assert set(re.findall(r"BURNISH_[A-Z_]*[A-Z]", page.read_text(encoding="utf-8"))) <= known
+
+
+def test_every_prometheus_metric_is_explained(burnish_sqlite: Settings) -> None:
+    named = set(re.findall(r"^# TYPE (burnish_\w+)", exposition().decode(), re.MULTILINE))
+    assert len(named) > 5
+    text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    assert {name for name in named if f"`{name}`" not in text} == set()
 
 
 def test_the_changelog_knows_this_version() -> None:
