@@ -22,21 +22,24 @@ PIECE = 200
 
 @dataclass(frozen=True)
 class Piece:
-    """Events after a number, as they go over the wire. `over`: the last that there will ever be is among them."""
+    """Events after a number, as they go over the wire. `more`: there are others; `over`: there will never be others."""
 
     wire: bytes
     last_seq: int
+    more: bool
     over: bool
 
 
 def read(project_id: str, job_id: str, after: int) -> Piece:
-    """The next events of a job.
+    """The next events of a job. A number that no event has yet counts as the newest one's.
 
     Raises:
         NotFound: the project has no such job.
     """
     with transaction(readonly=True) as session:
         job = service.get_job(session, project_id, job_id)  # first: a job that is finished has all its events
+        newest = events.last_seqs(session, [job_id]).get(job_id, 0)
+        after = min(after, newest)
         rows = events.since(session, project_id, job_id, after, PIECE)
         wire = b"".join(
             format_sse_event(
@@ -47,7 +50,7 @@ def read(project_id: str, job_id: str, after: int) -> Piece:
             for row in rows
         )
         last = rows[-1].seq if rows else after
-        return Piece(wire, last, finished(job.status) and len(rows) < PIECE)
+        return Piece(wire, last, last < newest, finished(job.status) and last >= newest)
 
 
 async def stream(project_id: str, job_id: str, piece: Piece) -> AsyncIterator[bytes]:
@@ -58,10 +61,11 @@ async def stream(project_id: str, job_id: str, piece: Piece) -> AsyncIterator[by
     yield format_sse_event(retry=RETRY_MILLISECONDS) + piece.wire
     try:
         while not piece.over:
-            seq = await notifier.wait(job_id, piece.last_seq, HEARTBEAT_SECONDS)
-            if seq == piece.last_seq:
-                yield format_sse_event(comment="still here")
-                continue
+            if not piece.more:
+                seq = await notifier.wait(job_id, piece.last_seq, HEARTBEAT_SECONDS)
+                if seq == piece.last_seq:
+                    yield format_sse_event(comment="still here")
+                    continue
             piece = await run_in_threadpool(read, project_id, job_id, piece.last_seq)
             if piece.wire:
                 yield piece.wire
