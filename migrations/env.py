@@ -1,8 +1,9 @@
 """How Alembic reaches the database: the URL that the service uses, in one transaction, one process at a time."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
+from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
@@ -25,7 +26,7 @@ def configure(**options: Any) -> None:
     )
 
 
-def render_item(kind: str, item: Any, autogen_context: Any) -> str | bool:
+def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | Literal[False]:
     """Revisions name SQL types alone: what the service calls a type may change, a revision may not."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"

@@ -8,7 +8,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,7 @@ from app import connection
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import Params
+from app.catalog.spec import Params, PassSpec, RuntimeSpec
 from app.cli import app as command_line
 from app.config import Settings
 from app.errors import by_code, title_of
@@ -76,7 +76,8 @@ def undescribed() -> list[str]:
     described: list[tuple[str, str | None]] = [
         (_variable(name), field.description) for name, field in Settings.model_fields.items()
     ]
-    for spec in (*PASSES.values(), *RUNTIMES.values()):
+    takers: list[PassSpec | RuntimeSpec] = [*PASSES.values(), *RUNTIMES.values()]
+    for spec in takers:
         described += [(spec.name, spec.documentation if spec.title else None)]
         described += [
             (f"{spec.name}.{name}", field.description) for name, field in spec.params.model_fields.items()
@@ -295,7 +296,7 @@ def _cell(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
     for row in rows:
