@@ -46,9 +46,7 @@ def queue_family(targets: int = 2) -> tuple[str, list[str]]:
     offer(RUNTIME)
     parent = queue(targets=[{"runtime": RUNTIME, "params": {"threads": n + 1}} for n in range(targets)])
     with transaction(readonly=True) as session:
-        [job] = service.answers(
-            session, DEFAULT_PROJECT, [service.get_job(session, DEFAULT_PROJECT, parent)]
-        )
+        [job] = service.answers(session, DEFAULT_PROJECT, [service.get_job(session, DEFAULT_PROJECT, parent)])
     return parent, job.children
 
 

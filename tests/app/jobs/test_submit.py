@@ -213,9 +213,7 @@ def test_the_output_is_asked_for_where_there_are_several(api: TestClient) -> Non
 def test_fields_that_do_not_fit_each_other(api: TestClient) -> None:
     offer(RUNTIME)
     model, dataset = make_model(), make_dataset()
-    problem = assert_problem(
-        submit(api, optimize(model, budget={"max_drop": 0.1})), 422, "invalid_params"
-    )
+    problem = assert_problem(submit(api, optimize(model, budget={"max_drop": 0.1})), 422, "invalid_params")
     assert problem["param"] == "budget"
     body = optimize(model, recipe=recipe({"pass": "simplify"}), inputs={"calibration": dataset})
     assert assert_problem(submit(api, body), 422, "invalid_params")["param"] == "inputs"
@@ -304,7 +302,9 @@ def test_another_projects_things_are_not_there(api: TestClient) -> None:
         assert api.get(path, headers=key).json()["items"] == []
     assert_problem(submit(api, optimize(model), **key), 404, "not_found")
     assert_problem(submit(api, optimize(artifact), **key), 404, "not_found")
-    assert_problem(api.post(f"/v1/models/{model}/validate", json=optimize(model), headers=key), 404, "not_found")
+    assert_problem(
+        api.post(f"/v1/models/{model}/validate", json=optimize(model), headers=key), 404, "not_found"
+    )
     evaluation = {"dataset": dataset, "metric": "top1"}
     assert_problem(submit(api, optimize(own, evaluation=evaluation), **key), 404, "not_found")
     assert submit(api, optimize(own), **key).status_code == 202
