@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
-from workers.archive import unpack
+from workers.archive import is_archive, unpack
 from workers.assignment import InspectAssignment
 from workers.formats import npz, onnx
-from workers.formats.detect import is_archive, refusal
+from workers.formats.detect import refusal
 
 MODEL_FILE = "model.onnx"
 DATASET_FILE = "data.npz"
@@ -41,7 +41,7 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
     report("unpacking")
     if is_archive(assignment.file):
         unpack(assignment.file, root, assignment.max_archive_bytes, assignment.max_archive_files)
-        entry = onnx.find_entry(root)
+        entry = find_entry(root)
     else:
         entry = place(assignment.file, root, MODEL_FILE)
     report("checking")
@@ -50,13 +50,27 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
     return {"root": str(root), "format": onnx.FORMAT, **described}
 
 
+def find_entry(root: Path) -> str:
+    """The ONNX file of an unpacked archive.
+
+    Raises:
+        UnsafeModel, UnsupportedFormat: there is none, or several; what else was found is named.
+    """
+    if not any(root.rglob("*.onnx")):
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            if (error := refusal(file)) is not None:
+                raise error
+    return onnx.find_entry(root)
+
+
 def inspect_dataset(
     assignment: InspectAssignment, root: Path, report: Callable[[str], None]
 ) -> dict[str, Any]:
     """{root, format, samples, inputs, labels} of a dataset."""
     report("checking")
     place(assignment.file, root, DATASET_FILE)
-    return {"root": str(root), "format": npz.FORMAT, **npz.describe(root / DATASET_FILE)}
+    described = npz.describe(root / DATASET_FILE, assignment.max_archive_bytes)
+    return {"root": str(root), "format": npz.FORMAT, **described}
 
 
 def place(file: Path, root: Path, name: str) -> str:

@@ -36,7 +36,7 @@ class NpzSamples:
     def inputs(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         """Every array but the labels: (dtype, shape without the sample axis)."""
         return {
-            header.name: (header.dtype.name, header.shape[1:])
+            header.name: (header.dtype_name, header.shape[1:])
             for header in self.headers
             if header.name != self.label_name
         }
@@ -49,7 +49,7 @@ class NpzSamples:
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
         """Feeds of at most `size` samples with their labels or None; at most `limit` samples in all."""
         left = self.count if limit is None else min(limit, self.count)
-        for rows in read_rows(self.path, [header.name for header in self.headers], size):
+        for rows in read_rows(self.path, self.headers, max(1, min(size, left))):
             if left <= 0:
                 return
             cut = {name: values[:left] for name, values in rows.items()}

@@ -1,30 +1,33 @@
 """What an uploaded file is, found by its content, never by its name."""
 
-import tarfile
+import pickletools
 import zipfile
 from pathlib import Path
 
 from app.errors import BurnishError, UnsafeModel, UnsupportedFormat
+from workers.archive import damage_named, is_archive, is_zip
 
 EXPORT_HINT = (
     "export it to ONNX where you trust it: "
     "`model.eval()`; `program = torch.onnx.export(model, (example,), dynamo=True)`; `program.save('model.onnx')`"
 )
 _HEAD_BYTES = 4096
-
-
-def is_archive(file: Path) -> bool:
-    """Whether the file is a `.zip` or `.tar` that may hold a model with external weights."""
-    return zipfile.is_zipfile(file) or tarfile.is_tarfile(file)
+_PICKLE_INSTRUCTIONS = 4  # in a row: no other file reads as these by chance
 
 
 def refusal(file: Path) -> BurnishError | None:
-    """The error for a file that is known and not taken; None for what may be ONNX or an archive of it."""
+    """The error for a file that is known and not taken; None for what may be ONNX or an archive of it.
+
+    Raises:
+        InvalidModel: it is a damaged zip.
+    """
     with file.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-    if zipfile.is_zipfile(file):
+    if is_zip(file):
         return _refused_zip(file)
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05" and head[1:2] >= b"\x02":
+    if is_archive(file):
+        return None
+    if _is_pickle(head):
         return UnsafeModel("the file is a Python pickle, which runs code when it is loaded", hint=EXPORT_HINT)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _unsupported(
@@ -40,7 +43,7 @@ def refusal(file: Path) -> BurnishError | None:
 
 
 def _refused_zip(file: Path) -> BurnishError | None:
-    with zipfile.ZipFile(file) as archive:
+    with damage_named(), zipfile.ZipFile(file) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") or name == "constants.pkl" for name in names):
         return _unsupported("TorchScript", EXPORT_HINT)
@@ -57,6 +60,19 @@ def _refused_zip(file: Path) -> BurnishError | None:
     if any("archive_format" in name or name.endswith("models/model.json") for name in names):
         return _unsupported("a torch.export program", EXPORT_HINT)
     return None
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Protocols 2 to 5 say so in two bytes; older ones show by their first instructions, none of which ONNX begins with."""
+    if head[:1] == b"\x80" and b"\x02" <= head[1:2] <= b"\x05":
+        return True
+    names = []
+    try:
+        for operation, _, _ in pickletools.genops(head):
+            names.append(operation.name)
+    except (ValueError, IndexError):
+        pass  # a head is cut anywhere
+    return len(names) > _PICKLE_INSTRUCTIONS or (len(names) > 1 and names[-1] == "STOP")
 
 
 def _unsupported(found: str, hint: str) -> UnsupportedFormat:

@@ -6,29 +6,44 @@ from typing import Any
 import numpy as np
 
 from app.errors import InvalidDataset
+from workers.archive import too_large
 from workers.npz import ArrayHeader, read_headers, read_rows
 from workers.samples import label_array
 
 FORMAT = "npz"
-_ROWS = 64  # read at a time
+_CHUNK_BYTES = 16 * 1024 * 1024
 _KINDS = "fiubSU"
 _MOST_CLASSES = 100_000  # more distinct labels than this are values, not classes
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, max_bytes: int) -> dict[str, Any]:
     """{samples, inputs, labels} of a dataset, after every row was read once.
 
     Raises:
         InvalidDataset: it is empty, the arrays differ in length, or an array cannot be read.
+        PayloadTooLarge: it decompresses to more than `max_bytes`.
     """
     headers = read_headers(path)
+    check(headers)
+    if sum(header.shape[0] * header.row_bytes for header in headers) > max_bytes:
+        raise too_large(max_bytes)
+    label = label_array(headers)
+    classes = read_through(path, headers, label)
+    shown = {header.name: _shown(header) for header in headers}
+    labels = {"name": label, **shown.pop(label), "classes": classes} if label else None
+    return {"samples": headers[0].shape[0], "inputs": shown, "labels": labels}
+
+
+def check(headers: list[ArrayHeader]) -> None:
+    """Hold the arrays' headers against one another.
+
+    Raises:
+        InvalidDataset: there is nothing in it, lengths differ, or a dtype is none that a network takes.
+    """
     if not headers:
         raise InvalidDataset(
             "the dataset holds no array", hint="numpy.savez('data.npz', input_name=array, labels=labels)"
         )
-    for header in headers:
-        if header.dtype.kind not in _KINDS:
-            raise InvalidDataset(f"array {header.name!r} has the dtype {header.dtype}", param=header.name)
     lengths = {header.name: header.shape[0] for header in headers}
     if len(set(lengths.values())) > 1:
         raise InvalidDataset(
@@ -37,20 +52,17 @@ def describe(path: Path) -> dict[str, Any]:
         )
     if next(iter(lengths.values())) == 0:
         raise InvalidDataset("the dataset holds no sample")
-    label = label_array(headers)
-    classes = read_through(path, headers, label)
-    return {
-        "samples": headers[0].shape[0],
-        "inputs": {header.name: shown(header) for header in headers if header.name != label},
-        "labels": next(
-            (
-                {"name": label, **shown(header), "classes": classes}
-                for header in headers
-                if header.name == label
-            ),
-            None,
-        ),
-    }
+    for header in headers:
+        if header.dtype.kind not in _KINDS:
+            raise InvalidDataset(
+                f"array {header.name!r} has the dtype {header.dtype}",
+                param=header.name,
+                hint="save numbers, booleans or text",
+            )
+        if header.row_bytes == 0:
+            raise InvalidDataset(
+                f"the samples of array {header.name!r} are empty: {list(header.shape[1:])}", param=header.name
+            )
 
 
 def read_through(path: Path, headers: list[ArrayHeader], label: str | None) -> int | None:
@@ -61,7 +73,8 @@ def read_through(path: Path, headers: list[ArrayHeader], label: str | None) -> i
     """
     classes: set[int] = set()
     start = 0
-    for rows in read_rows(path, [header.name for header in headers], _ROWS):
+    rows_at_once = max(1, _CHUNK_BYTES // sum(header.row_bytes for header in headers))
+    for rows in read_rows(path, headers, rows_at_once):
         for name, values in rows.items():
             if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
                 bad = int(np.argwhere(~finite)[0][0])
@@ -76,6 +89,5 @@ def read_through(path: Path, headers: list[ArrayHeader], label: str | None) -> i
     return len(classes) if 0 < len(classes) <= _MOST_CLASSES else None
 
 
-def shown(header: ArrayHeader) -> dict[str, Any]:
-    """An array's dtype and the shape of one sample."""
-    return {"dtype": header.dtype.name, "shape": list(header.shape[1:])}
+def _shown(header: ArrayHeader) -> dict[str, Any]:
+    return {"dtype": header.dtype_name, "shape": list(header.shape[1:])}
