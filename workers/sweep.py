@@ -14,7 +14,7 @@ from app.queue import INSPECT_QUEUE, queue_depth, send_inspect, send_job
 from workers import running, scratch
 
 LOCK_KEY = 0x6275726E697368  # "burnish"
-FORGET_SECONDS = 24 * 3600.0
+FORGET_SECONDS = 30 * 24 * 3600.0  # until then, a job for what only this worker offered waits for it
 
 
 def sweep() -> None:

@@ -17,13 +17,12 @@ class JobStatus(StrEnum):
     TIMED_OUT = "timed_out"
 
 
+# A job is born queued; a parent, which no worker claims, is born running.
 ALLOWED: dict[JobStatus, dict[JobStatus, str]] = {
     JobStatus.QUEUED: {
-        JobStatus.RUNNING: "a worker claimed it; a parent: its first child started",
+        JobStatus.RUNNING: "a worker claimed it",
         JobStatus.CANCELLED: "cancelled before anybody claimed it",
         JobStatus.TIMED_OUT: "nobody claimed it within its pending limit",
-        JobStatus.FAILED: "it can never run: its attempts are used up, or its files are gone",
-        JobStatus.SUCCEEDED: "a parent whose children all came to an end between two looks at them",
     },
     JobStatus.RUNNING: {
         JobStatus.QUEUED: "its worker gave it back on shutdown, or its lease ended: another attempt",

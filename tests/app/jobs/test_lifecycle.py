@@ -12,13 +12,14 @@ from app.artifacts.tables import Artifact, ArtifactInput
 from app.auth.tables import DEFAULT_PROJECT
 from app.config import Settings
 from app.db import db_now, transaction
-from app.errors import Conflict
+from app.errors import Conflict, NotFound
 from app.events import service as events
 from app.events.tables import Event
 from app.jobs import changes, lease, logs, service
 from app.jobs.schemas import JobRequest
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobLog, JobStep
+from app.models import service as models
 from app.queue import queue_depth
 from tests.app.api.support import assert_problem
 from tests.app.jobs.factories import (
@@ -35,8 +36,8 @@ from tests.app.jobs.factories import (
 PROBLEM = {"code": "crashed", "detail": "signal 9", "retryable": True}
 
 
-def queue(**fields: Any) -> str:
-    body = JobRequest.model_validate(optimize(make_model(), **fields))
+def queue(subject: str | None = None, **fields: Any) -> str:
+    body = JobRequest.model_validate(optimize(subject or make_model(), **fields))
     with transaction() as session:
         return service.submit(session, DEFAULT_PROJECT, body).id
 
@@ -324,3 +325,20 @@ def test_the_pending_limit_of_a_child_ends_the_parent(burnish: Settings) -> None
     with transaction() as session:
         assert set(lease.expire(session, 3)) >= set(children)
     assert {status_of(job) for job in (parent, *children)} == {"timed_out"}
+
+
+def test_a_model_is_deleted_or_used_but_not_both(burnish: Settings) -> None:
+    offer(RUNTIME)
+
+    def remove(model: str) -> None:
+        with transaction() as session:
+            models.delete_model(session, DEFAULT_PROJECT, model)
+
+    for _ in range(10):
+        model = make_model()
+        removed, queued = at_once(lambda m=model: remove(m), lambda m=model: queue(m))
+        if isinstance(queued, str):
+            assert isinstance(removed, Conflict)
+        else:
+            assert removed is None
+            assert isinstance(queued, NotFound)
