@@ -1,150 +1,138 @@
-"""Both engines over the same samples: scores side by side, and what the difference of their means is worth."""
+"""A metric of two engines on the same samples: its value on each, and the drop between them, all with intervals."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from app.catalog.metrics import METRICS
-from app.catalog.spec import MetricSpec
-from app.errors import InvalidModel, SignatureMismatch
-from workers.context import Samples
-from workers.feeds import plan_feeds
-from workers.measure.fidelity import Fidelity
+from app.errors import InvalidDataset, InvalidModel
+from app.measurements.compare import (
+    Budget,
+    Interval,
+    Z,
+    budget_decision,
+    paired_share_interval,
+    samples_needed_for_means,
+    samples_needed_for_shares,
+    share_interval,
+)
 from workers.measure.metrics import registry
-from workers.measure.statistics import Interval, mean_interval, paired_share_difference, share_interval
-from workers.runtimes.base import LoadedEngine
-
-BATCH = 32
-FIDELITY_SAMPLES = 512  # without labels, so many samples show how far the outputs are apart
+from workers.measure.side_by_side import SideBySide
+from workers.measure.statistics import mean_interval
 
 
-@dataclass
-class Scores:
-    """Per sample, in the dataset's order, what the metric gave for each side."""
+class Accuracy:
+    """Gathers a score a sample for both engines (16 bytes a sample), in pairs."""
 
-    metric: MetricSpec
-    baseline: list[np.ndarray] = field(default_factory=list)
-    optimized: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, metric: str, output: str | None = None):
+        self.spec = METRICS[metric]
+        self._scores = registry.alone(metric)
+        self._output = output
+        self._baseline: list[np.ndarray] = []
+        self._optimized: list[np.ndarray] = []
 
-    def add(self, original: np.ndarray, output: np.ndarray, labels: np.ndarray | None) -> None:
-        """Score the outputs of some samples."""
-        score = registry.get(self.metric.name)
-        self.optimized.append(score(output, labels, original))
-        if not self.metric.paired:
-            self.baseline.append(score(original, labels, original))
+    def observe(self, run: SideBySide) -> None:
+        """Score the samples of one run. The output is the one that was named, else the model's first.
 
-    def figures(self) -> tuple[dict[str, Any] | None, dict[str, Any], Interval | None]:
-        """`accuracy` of baseline and optimized, and the drop; a paired metric has no baseline, hence no drop."""
-        after = np.concatenate(self.optimized)
-        if self.metric.paired:
-            return None, self._accuracy(after), None
-        before = np.concatenate(self.baseline)
+        Raises:
+            SignatureMismatch, InvalidDataset: output, labels and metric do not fit.
+            InvalidModel: a model's output gives no finite score.
+        """
+        baseline, optimized = run.rows(self._output or next(iter(run.baseline)))
+        if self.spec.paired:
+            self._optimized.append(self._finite("optimized", optimized, baseline, run.first))
+            return
+        if run.labels is None:
+            raise InvalidDataset(
+                f"the metric {self.spec.name} needs labels and the dataset has none",
+                param="evaluation.metric",
+                hint="upload data with an array called `labels`",
+            )
+        self._baseline.append(self._finite("original", baseline, run.labels, run.first))
+        self._optimized.append(self._finite("optimized", optimized, run.labels, run.first))
+
+    def of_baseline(self, seed: int) -> dict[str, Any] | None:
+        """`accuracy` of `api.md`: {value, low, high, samples, metric, unit}; None for a metric that compares both models."""
+        return None if self.spec.paired else self._described(np.concatenate(self._baseline), seed)
+
+    def of_optimized(self, seed: int) -> dict[str, Any]:
+        """The same of the optimized engine."""
+        return self._described(np.concatenate(self._optimized), seed)
+
+    def drop(self, seed: int) -> Interval | None:
+        """How much worse the optimized engine is, in the metric's unit, positive where it is; None where it is paired.
+
+        Scores of 0 and 1: Tango's interval, which has a width without a single difference too. Others: bootstrap of the
+        samples' differences; where those are all equal and the metric is bounded, Tango's width for no difference.
+        """
+        if self.spec.paired:
+            return None
+        worse, better = self._oriented()
+        if self._binary():
+            return paired_share_interval(*_discordant(worse, better), len(worse))
+        differences = worse - better
+        found = mean_interval(differences, seed)
+        if self.spec.low is None or self.spec.high is None or np.ptp(differences) > 0:
+            return found
+        half = (self.spec.high - self.spec.low) * Z**2 / (len(differences) + Z**2)
+        return Interval(found.value, found.value - half, found.value + half)
+
+    def within_budget(self, max_drop: float, seed: int) -> tuple[Budget | None, int | None]:
+        """Whether the drop is allowed, and, where that is undecided, about how many samples would decide it (None: no
+        number would). A paired metric has no drop: (None, None)."""
+        drop = self.drop(seed)
+        if drop is None:
+            return None, None
+        decision = budget_decision(drop, max_drop)
+        if decision != "undecided":
+            return decision, None
+        worse, better = self._oriented()
+        if self._binary():
+            return decision, samples_needed_for_shares(*_discordant(worse, better), len(worse), max_drop)
+        return decision, samples_needed_for_means(drop, len(worse), max_drop)
+
+    def _oriented(self) -> tuple[np.ndarray, np.ndarray]:
+        """(baseline, optimized), turned so that first less second is the drop."""
+        sides = np.concatenate(self._baseline), np.concatenate(self._optimized)
+        return sides if self.spec.higher_is_better else (sides[1], sides[0])
+
+    def _binary(self) -> bool:
         return (
-            self._accuracy(before),
-            self._accuracy(after),
-            drop_interval(before, after, self.metric.higher_is_better),
+            self.spec.low == 0
+            and self.spec.high == 1
+            and all(_is_binary(scores) for scores in (*self._baseline, *self._optimized))
         )
 
-    def _accuracy(self, scores: np.ndarray) -> dict[str, Any]:
-        interval = score_interval(scores)
+    def _described(self, scores: np.ndarray, seed: int) -> dict[str, Any]:
+        if self._binary():
+            found = share_interval(int(scores.sum()), len(scores))
+        else:
+            found = mean_interval(scores, seed)
         return {
-            "metric": self.metric.name,
-            "unit": self.metric.unit,
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
             "samples": len(scores),
-            **bounds(interval),
+            "metric": self.spec.name,
+            "unit": self.spec.unit,
         }
 
-
-def run_both(
-    baseline: LoadedEngine,
-    optimized: LoadedEngine,
-    samples: Samples,
-    evaluation: Mapping[str, Any] | None,
-    report: Callable[[int, int, str], None],
-) -> tuple[Fidelity, Scores | None]:
-    """Stream the samples through both engines, in constant memory but for one score a sample.
-
-    Raises:
-        SignatureMismatch: data, labels, output or metric do not fit.
-        InvalidModel: the engine's outputs have other names or shapes than the original's.
-    """
-    plan = plan_feeds(baseline.inputs, samples.inputs)
-    scores = Scores(METRICS[evaluation["metric"]]) if evaluation else None
-    output = output_name(baseline, evaluation) if evaluation else None
-    fidelity = Fidelity()
-    limit = None if evaluation else FIDELITY_SAMPLES
-    total, done = min(samples.count, limit or samples.count), 0
-    for batch, labels in samples.batches(BATCH, limit):
-        start = 0
-        for feeds, count in plan.feeds(batch):
-            first, second = (plan.cut(engine.run(feeds), count) for engine in (baseline, optimized))
-            try:
-                fidelity.add(first, second)
-            except ValueError as error:
-                raise InvalidModel(
-                    f"the optimized model answers otherwise than the original: {error}", stage="verifying"
-                ) from error
-            if scores is not None and output is not None:
-                check_rows(first[output], count, output)
-                part = None if labels is None else labels[start : start + count]
-                scores.add(first[output], second[output], part)
-            start += count
-        done += start
-        report(done, total, "comparing outputs")
-    return fidelity, scores
+    def _finite(self, side: str, outputs: np.ndarray, expected: np.ndarray, first: int) -> np.ndarray:
+        scores = self._scores(outputs, expected, first)
+        wrong = np.flatnonzero(~np.isfinite(scores))
+        if wrong.size:
+            raise InvalidModel(
+                f"the {side} model's output gives no finite {self.spec.name} for sample {first + int(wrong[0])}",
+                stage="verifying",
+                hint="look for NaN and infinities in the data and in the model's outputs",
+            )
+        return scores
 
 
-def output_name(engine: LoadedEngine, evaluation: Mapping[str, Any]) -> str:
-    """The output that the metric reads: as the request says, else the first.
-
-    Raises:
-        SignatureMismatch: there is no such output.
-    """
-    names = [output["name"] for output in engine.outputs]
-    wanted = evaluation.get("output") or names[0]
-    if wanted not in names:
-        raise SignatureMismatch(
-            f"there is no output {wanted!r}; there are {names}", param="evaluation.output"
-        )
-    return str(wanted)
+def _is_binary(scores: np.ndarray) -> bool:
+    return bool(np.all((scores == 0) | (scores == 1)))
 
 
-def check_rows(output: np.ndarray, count: int, name: str) -> None:
-    """Raises SignatureMismatch where an output has no row a sample."""
-    if output.ndim == 0 or len(output) != count:
-        raise SignatureMismatch(
-            f"output {name!r} of shape {list(output.shape)} has no row for each of {count} samples",
-            param="evaluation.output",
-            hint="name an output whose first axis counts the samples",
-        )
-
-
-def score_interval(scores: np.ndarray) -> Interval:
-    """The interval of a mean score: of a share, where every score is 0 or 1."""
-    if is_share(scores):
-        return share_interval(float(scores.sum()), len(scores))
-    return mean_interval(scores)
-
-
-def drop_interval(before: np.ndarray, after: np.ndarray, higher_is_better: bool) -> Interval:
-    """How much worse the second is, over the same samples; below 0 it is better."""
-    if is_share(before) and is_share(after) and higher_is_better:
-        only_before, only_after = int(np.sum(before > after)), int(np.sum(after > before))
-        return paired_share_difference(only_before, only_after, len(before))
-    return mean_interval(before - after if higher_is_better else after - before)
-
-
-def is_share(scores: np.ndarray) -> bool:
-    """Whether every score is 0 or 1."""
-    return bool(np.isin(scores, (0.0, 1.0)).all())
-
-
-def bounds(interval: Interval) -> dict[str, float | None]:
-    """An interval as JSON: an unbounded side is null."""
-    return {
-        "value": interval.value,
-        "low": interval.low if np.isfinite(interval.low) else None,
-        "high": interval.high if np.isfinite(interval.high) else None,
-    }
+def _discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    """How many samples only the first, and only the second, hits."""
+    return int(np.sum(first > second)), int(np.sum(second > first))

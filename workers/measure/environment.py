@@ -1,53 +1,107 @@
-"""The machine that a number was taken on."""
+"""The machine that a number was taken on, and the processors that a measurement may use."""
 
 import os
 import platform
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from workers.runtimes.cpu_features import cpu_features
+import app
+from workers.limits import cgroup_cores
+from workers.probe import cpu
+
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 def machine() -> dict[str, Any]:
-    """What may change a timing: processor, its features and clock policy, memory, load, system."""
+    """What makes numbers comparable: processor, what this process may use of it, memory, governor, load, versions."""
+    model, features = cpu()
     return {
-        "cpu": cpu_model(),
         "architecture": platform.machine(),
-        "cpu_features": cpu_features(),
-        "cpus_online": os.cpu_count() or 1,
-        "cpus_allowed": sorted(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
-        "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "turbo_off": _line("/sys/devices/system/cpu/intel_pstate/no_turbo"),
-        "load_average_1min": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "cpu": model,
+        "cpu_features": features,
+        "processors": os.cpu_count(),
+        "usable_processors": usable_processors(),
+        "processor_quota": cgroup_cores(),
+        "governor": governor(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": load_average(),
+        "versions": {
+            "burnish": app.__version__,
+            "python": platform.python_version(),
+            "numpy": version("numpy"),
+        },
     }
 
 
 def hardware_key() -> str:
-    """What of the machine goes into the key of a step whose result depends on it."""
-    return f"{platform.machine()} {cpu_model()} {' '.join(cpu_features())}"
+    """The machine as part of a step's cause: what engines and hardware-bound passes depend on, and nothing that varies."""
+    model, features = cpu()
+    return f"{platform.machine()} / {model} / {' '.join(sorted(features))}"
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    for line in (_text("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()
+def usable_processors() -> int:
+    """How many processors this process may use at once: its affinity, and its cgroup's quota rounded down."""
+    allowed = len(allowed_cpus())
+    quota = cgroup_cores()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def _line(path: str) -> str | None:
-    text = _text(path)
-    return text.strip() if text is not None else None
+def choose_cpus(params: Mapping[str, Any]) -> list[int]:
+    """The CPUs to pin an engine to: one a thread that its parameters ask for, all usable ones where they ask for none.
+
+    A core of its own for each thread as long as there are cores; the highest numbers first, as the first CPU serves
+    most interrupts. The answer is shorter than asked for where the machine has no more.
+    """
+    usable = usable_processors()
+    threads = int(params.get("threads") or 0) * int(params.get("inter_op_threads") or 1)
+    return sorted(_spread(allowed_cpus())[: min(threads or usable, usable)])
 
 
-def _text(path: str) -> str | None:
+def allowed_cpus() -> list[int]:
+    """The numbers of the CPUs that the scheduler may put this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(cpus: list[int]) -> list[int]:
+    """Keep this thread, and those that it will start, on these CPUs; the CPUs that it may use from now on."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+    return allowed_cpus()
+
+
+def governor() -> str | None:
+    """The frequency governor of the first CPU; None where the system has none or hides it (virtual machines)."""
     try:
-        return Path(path).read_text()
+        return (_CPUS / "cpu0/cpufreq/scaling_governor").read_text().strip()
     except OSError:
         return None
+
+
+def load_average() -> list[float] | None:
+    """Processes that wanted to run, on average of the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def _spread(cpus: list[int]) -> list[int]:
+    """The highest first, and the second thread of a core behind the first thread of every core."""
+    seen: dict[str, int] = {}
+    turns = []
+    for number in sorted(cpus, reverse=True):
+        core = _siblings(number)
+        seen[core] = seen.get(core, 0) + 1
+        turns.append((seen[core], -number))
+    return [-negative for _, negative in sorted(turns)]
+
+
+def _siblings(number: int) -> str:
+    try:
+        return (_CPUS / f"cpu{number}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(number)

@@ -1,116 +1,132 @@
-"""How close the engine's outputs are to the original's: per output, in one pass over the data, in constant memory."""
+"""How closely an engine's outputs follow the original's, over all samples, in constant memory."""
 
+import math
 from dataclasses import dataclass, field
-from math import log10, sqrt
 from typing import Any
 
 import numpy as np
 
-IDENTICAL_DB = 200.0  # what a ratio without noise is shown as: JSON has no infinity
+from workers.measure.side_by_side import SideBySide
 
-
-@dataclass
-class OutputFidelity:
-    """Running sums over one output."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    product: float = 0.0
-    energy: float = 0.0
-    max_abs: float = 0.0
-    elements: int = 0
-    unequal: int = 0
-    not_finite: int = 0
-    rows: int = 0
-    same_top: int = 0
-    has_classes: bool = True
-    numeric: bool = True
-
-    def add(self, original: np.ndarray, optimized: np.ndarray) -> None:
-        """Take the outputs of some samples, shape [samples, …] both."""
-        self.elements += original.size
-        if original.shape != optimized.shape:
-            raise ValueError(f"the shapes differ: {original.shape} and {optimized.shape}")
-        if not (np.issubdtype(original.dtype, np.number) or original.dtype == bool):
-            self.numeric = False
-            self.unequal += int(np.sum(original != optimized))
-            return
-        first, second = original.astype(np.float64), optimized.astype(np.float64)
-        finite = np.isfinite(first) & np.isfinite(second)
-        self.not_finite += int(np.sum(np.isfinite(first) & ~np.isfinite(second)))
-        self.unequal += int(np.sum(original != optimized))
-        a, b = first[finite], second[finite]
-        if a.size:
-            self.signal += float(a @ a)
-            self.energy += float(b @ b)
-            self.product += float(a @ b)
-            self.noise += float((a - b) @ (a - b))
-            self.max_abs = max(self.max_abs, float(np.max(np.abs(a - b))))
-        self._tops(first, second)
-
-    def figures(self) -> dict[str, Any]:
-        """cosine, sqnr_db, max_abs, top1_agreement (null where no class axis), equal_share, not_finite."""
-        equal = 1 - self.unequal / self.elements if self.elements else 1.0
-        if not self.numeric:
-            return {
-                "cosine": None,
-                "sqnr_db": None,
-                "max_abs": None,
-                "top1_agreement": None,
-                "equal_share": equal,
-                "not_finite": 0,
-            }
-        return {
-            "cosine": self._cosine(),
-            "sqnr_db": sqnr_db(self.signal, self.noise),
-            "max_abs": self.max_abs,
-            "top1_agreement": self.same_top / self.rows if self.has_classes and self.rows else None,
-            "equal_share": equal,
-            "not_finite": self.not_finite,
-        }
-
-    def _cosine(self) -> float:
-        if self.noise == 0:
-            return 1.0
-        length = sqrt(self.signal) * sqrt(self.energy)
-        return self.product / length if length else 0.0
-
-    def _tops(self, first: np.ndarray, second: np.ndarray) -> None:
-        if first.ndim < 2 or first.shape[-1] < 2:
-            self.has_classes = False
-            return
-        classes = first.shape[-1]
-        tops = [np.argmax(np.nan_to_num(values.reshape(-1, classes)), axis=1) for values in (first, second)]
-        self.rows += len(tops[0])
-        self.same_top += int(np.sum(tops[0] == tops[1]))
+NUMBERS = frozenset("iub")
+TEXTS = frozenset("OUS")
+POOR_SQNR_DB = 10.0
 
 
 @dataclass
 class Fidelity:
-    """Every output of a network."""
+    """Accumulates over runs, in float64."""
 
-    outputs: dict[str, OutputFidelity] = field(default_factory=dict)
+    outputs: dict[str, "OutputFidelity"] = field(default_factory=dict)
 
-    def add(self, original: dict[str, np.ndarray], optimized: dict[str, np.ndarray]) -> None:
-        """Take the outputs of some samples from both engines.
+    def observe(self, run: SideBySide) -> None:
+        """Add the outputs of one run."""
+        for name, wanted in run.baseline.items():
+            self.outputs.setdefault(name, OutputFidelity()).observe(wanted, run.optimized[name])
 
-        Raises:
-            ValueError: an output is missing, or its shape differs.
+    def result(self) -> dict[str, Any]:
+        """`fidelity` of `api.md`: {outputs: {name: …}}, see `OutputFidelity.result`."""
+        return {"outputs": {name: output.result() for name, output in self.outputs.items()}}
+
+    def warnings(self) -> list[str]:
+        """What a person must know: outputs that are not finite where the original's are, of another shape, or far off."""
+        texts = []
+        for name, output in self.outputs.items():
+            if output.nonfinite:
+                texts.append(
+                    f"{output.nonfinite} elements of output {name!r} are NaN or infinite in one of the two models "
+                    "and not in the other"
+                )
+            if output.misshapen:
+                texts.append(
+                    f"output {name!r} had another shape than the original's in {output.misshapen} runs, which are "
+                    "not in its fidelity"
+                )
+            sqnr = output.result()["sqnr_db"]
+            if sqnr is not None and sqnr < POOR_SQNR_DB:
+                texts.append(
+                    f"output {name!r} has lost most of its detail: its signal-to-noise ratio against the original is "
+                    f"{sqnr:.1f} dB"
+                )
+        return texts
+
+
+@dataclass
+class OutputFidelity:
+    """Sums of one output."""
+
+    floating: bool = False
+    numeric: bool = True
+    elements: int = 0
+    signal: float = 0.0  # sum of squares of the original
+    power: float = 0.0  # of the optimized
+    product: float = 0.0
+    noise: float = 0.0
+    max_abs: float = 0.0
+    equal: int = 0
+    nonfinite: int = 0
+    misshapen: int = 0
+    decisions: int = 0
+    agreeing: int = 0
+
+    def observe(self, wanted: np.ndarray, got: np.ndarray) -> None:
+        """Add one run's output, any type and shape."""
+        if wanted.shape != got.shape:
+            self.misshapen += 1
+            return
+        self.elements += wanted.size
+        if wanted.dtype.kind in TEXTS or got.dtype.kind in TEXTS:
+            self.numeric = False
+            self.equal += int(np.sum(wanted == got))
+            return
+        self.floating = self.floating or wanted.dtype.kind not in NUMBERS or got.dtype.kind not in NUMBERS
+        original, optimized = wanted.astype(np.float64), got.astype(np.float64)
+        same = (original == optimized) | (np.isnan(original) & np.isnan(optimized))
+        finite = np.isfinite(original) & np.isfinite(optimized)
+        self.equal += int(np.sum(same))
+        self.nonfinite += int(np.sum(~finite & ~same))
+        self._sum(original[finite], optimized[finite])
+        if self.floating and 2 <= wanted.ndim <= 3 and wanted.shape[-1] >= 2:
+            picks = np.argmax(original, axis=-1) == np.argmax(optimized, axis=-1)
+            usable = ~np.isnan(original).any(axis=-1) & ~np.isnan(optimized).any(axis=-1)
+            self.decisions += picks.size
+            self.agreeing += int(np.sum(picks & usable))
+
+    def result(self) -> dict[str, Any]:
+        """What was seen of one output; a key is None where it has no meaning.
+
+        Floating point: `cosine` similarity of the outputs of all samples as one vector; `sqnr_db`, ten times the
+        logarithm of the original's power over the difference's (None where there is no difference, or the original is
+        zero throughout); `max_abs`, the largest difference; `top1_agreement`, the share of positions where the largest
+        score is at the same class, for outputs [n, C] and [n, positions, C] with C of at least 2. Integers and truth
+        values: `max_abs` and `exact_agreement`, the share of equal elements. Texts: `exact_agreement`.
+        `nonfinite_mismatches` counts elements that are NaN or infinite on one side only, or differently; they, and
+        those that agree in it, are in no other figure.
         """
-        for name, values in original.items():
-            if name not in optimized:
-                raise ValueError(f"the engine has no output {name!r}")
-            self.outputs.setdefault(name, OutputFidelity()).add(values, optimized[name])
+        return {
+            "cosine": self._cosine() if self.floating else None,
+            "sqnr_db": self._sqnr() if self.floating else None,
+            "max_abs": self.max_abs if self.numeric and self.elements else None,
+            "top1_agreement": self.agreeing / self.decisions if self.decisions else None,
+            "exact_agreement": self.equal / self.elements if self.elements and not self.floating else None,
+            "nonfinite_mismatches": self.nonfinite,
+        }
 
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """By output."""
-        return {name: output.figures() for name, output in self.outputs.items()}
+    def _sum(self, original: np.ndarray, optimized: np.ndarray) -> None:
+        difference = original - optimized
+        self.signal += float(np.dot(original, original))
+        self.power += float(np.dot(optimized, optimized))
+        self.product += float(np.dot(original, optimized))
+        self.noise += float(np.dot(difference, difference))
+        self.max_abs = max(self.max_abs, float(np.max(np.abs(difference), initial=0.0)))
 
+    def _cosine(self) -> float | None:
+        if self.noise == 0 and self.elements:
+            return 1.0
+        lengths = math.sqrt(self.signal) * math.sqrt(self.power)
+        return min(max(self.product / lengths, -1.0), 1.0) if lengths else None
 
-def sqnr_db(signal: float, noise: float) -> float:
-    """Signal to quantization noise, in dB; `IDENTICAL_DB` at most."""
-    if noise == 0:
-        return IDENTICAL_DB
-    if signal == 0:
-        return -IDENTICAL_DB
-    return max(-IDENTICAL_DB, min(IDENTICAL_DB, 10 * log10(signal / noise)))
+    def _sqnr(self) -> float | None:
+        if self.noise == 0 or self.signal == 0:
+            return None
+        return 10 * math.log10(self.signal / self.noise)

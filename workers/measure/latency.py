@@ -1,244 +1,253 @@
-"""Two engines and a control, launched anew several times and timed in turns, one process running at a time."""
+"""Times two engines against each other, so that the difference is theirs and not the machine's.
 
-import json
-import os
-import signal
-import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+Each of several launches starts three processes anew: baseline, optimized, and the baseline once more as the A/A control.
+The baseline is timed against each of the other two in rounds of ABBA blocks (BAAB in every second launch, and the
+partners' order changes too), on the same pinned CPUs, while everybody else is stopped. Only two engines are in memory
+at a time. A block is a few untimed runs, then runs for about `BLOCK_SECONDS`; the number of its runs is fixed at the
+first launch. `statistics.ratio_interval` makes intervals of the blocks, `app/measurements/compare.py` the verdict.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from statistics import median
+from typing import Any
 
-from app.errors import Crashed
-from workers.measure.launch import LaunchSpec
+import numpy as np
+
+from app.measurements.compare import Interval, speed_verdict
+from workers.measure.environment import choose_cpus
+from workers.measure.launched import EngineUnderTest as EngineUnderTest
+from workers.measure.launched import Launched
+from workers.measure.statistics import median_interval, ratio_interval
 
 LAUNCHES = 5
-BLOCK_SECONDS = 0.06
-WARM_UP_SECONDS = 0.02
-MOST_RUNS = 2000  # in a block
-ROUNDS = 4  # a round is one block of each side, there and back
-BUDGET_SECONDS = (
-    120.0  # of timed and warming runs; slow models get fewer rounds, never fewer than one a launch
-)
-PILOT_RUNS = 3
-PERCENTILE_TAIL = 5  # samples that must lie beyond a percentile before it is given
+SECONDS = 6.0  # of timed blocks in all, where the least numbers below allow it
+BLOCK_SECONDS = 0.05
+MOST_ROUNDS = 3
+MOST_RUNS = 5000  # a block
+WARM_UP_SECONDS = 0.1
+SLOW_WARM_UP_SECONDS = 2.0  # a warm-up ends then, however few runs it had; never with less than one
+P99_RUNS = 1000  # ten lie beyond the 99th percentile; of fewer it says little and is not given
+RESUME_SECONDS = 0.005  # of untimed runs before each block; never less than one run
 
 Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class EngineUnderTest:
-    """An engine as a launch gets it: its runtime's name is data here."""
+class BlockPlan:
+    """How many runs a block of each engine has, and how many ABBA rounds a launch."""
 
-    runtime: str
-    root: Path
-    entry: str
-    params: dict[str, Any]
+    baseline_runs: int
+    optimized_runs: int
+    rounds: int
+
+    def runs(self, partner: str) -> tuple[int, int]:
+        """Runs of a block of the baseline, and of its partner."""
+        return self.baseline_runs, self.optimized_runs if partner == "optimized" else self.baseline_runs
 
 
 @dataclass
-class Side:
-    """What was timed of one side: per launch its blocks, per block its inferences in nanoseconds."""
+class Timed:
+    """What was seen of one engine: in order, nanoseconds of every run [launches][blocks][runs], and the launches' own."""
 
-    launches: list[list[list[int]]] = field(default_factory=list)
+    blocks: list[list[list[int]]] = field(default_factory=list)
     load_ms: list[float] = field(default_factory=list)
-    memory_bytes: list[int] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)  # less what was resident before the engine was loaded
+    resident: list[dict[str, int]] = field(default_factory=list)
+    waited: list[float] = field(
+        default_factory=list
+    )  # the share of each block in which a thread waited for a CPU
 
     @property
-    def block_medians(self) -> list[list[float]]:
-        """Per launch the median of each block, in nanoseconds."""
-        return [[statistics.median(block) for block in launch] for launch in self.launches]
+    def samples_ms(self) -> np.ndarray:
+        """Every timed run, in milliseconds."""
+        flat = [run for launch in self.blocks for block in launch for run in block]
+        return np.array(flat, dtype=np.float64) / 1e6
 
     @property
-    def samples_ms(self) -> list[float]:
-        """Every inference, sorted, in milliseconds."""
-        return sorted(ns / 1e6 for launch in self.launches for block in launch for ns in block)
+    def medians_ms(self) -> np.ndarray:
+        """The median of each block, [launches, 2 * rounds], in milliseconds."""
+        return np.array([[median(block) for block in launch] for launch in self.blocks]) / 1e6
 
-    def figures(self, batch: int, threads: int) -> dict[str, Any]:
-        """`latency`, `throughput_per_s`, `peak_memory_bytes`, `load_ms` as the job's result shows them.
-
-        Memory is what loading and running added to the process.
-        """
-        samples = self.samples_ms
-        mean = statistics.fmean(samples)
-        return {
-            "latency": {
-                "p50_ms": statistics.median(samples),
-                "p90_ms": percentile(samples, 0.90),
-                "p99_ms": percentile(samples, 0.99),
-                "mean_ms": mean,
-                "samples": len(samples),
-                "launches": len(self.launches),
-                "batch": batch,
-                "threads": threads,
-            },
-            "throughput_per_s": batch * 1000 / mean,
-            "peak_memory_bytes": int(statistics.median(self.memory_bytes)),
-            "load_ms": statistics.median(self.load_ms),
-        }
+    @property
+    def runs_per_s(self) -> float:
+        """The median of the blocks' rates."""
+        rates = [len(block) * 1e9 / sum(block) for launch in self.blocks for block in launch]
+        return float(median(rates))
 
 
-@dataclass(frozen=True)
-class Timings:
-    """One session: `control` is the baseline once more, in processes of its own."""
+@dataclass
+class Pair:
+    """The baseline against one partner."""
 
-    baseline: Side
-    optimized: Side
-    control: Side
-    cpus: list[int]
+    baseline: Timed = field(default_factory=Timed)
+    partner: Timed = field(default_factory=Timed)
+
+    def ratio(self, seed: int) -> Interval:
+        """The baseline's latency over the partner's: above 1 the partner is faster."""
+        return ratio_interval(self.baseline.medians_ms, self.partner.medians_ms, seed)
 
 
-def time_in_turns(
+def compare_latency(
     baseline: EngineUnderTest,
     optimized: EngineUnderTest,
     feeds: Path,
     scratch: Path,
-    report: Report,
+    *,
+    batch: int = 1,
     launches: int = LAUNCHES,
-) -> Timings:
-    """Time both engines and an A/A control on one set of feeds (an `.npz`, one array an input).
+    seconds: float = SECONDS,
+    seed: int = 0,
+    report: Report = lambda done, total, message: None,
+) -> dict[str, Any]:
+    """Measure both, alone on the device, on the feeds in a file (`feeds_file.py`) that hold `batch` samples a run.
 
-    Each launch starts three fresh processes; blocks run in the order A B C C B A (then, in the next launch, from the
-    other end), so that a drift of the machine weighs on all alike. A process that is not timed is stopped by signal.
+    The answer: `baseline` and `optimized` with {latency {p50_ms, p90_ms, p99_ms, mean_ms, samples, launches, batch,
+    threads}, throughput_per_s, peak_memory_bytes, load_ms, p50_interval_ms, block_medians_ms, spread}; `speedup` {value,
+    low, high, verdict}; `control` {value, low, high, block_medians_ms}; `pinned_cpus`; `plan`; `waited_share`.
+
+    - p99_ms is None where fewer than `P99_RUNS` runs were timed.
+    - throughput_per_s counts samples, one run after another: the median of what the blocks reached.
+    - peak_memory_bytes is what loading and running added to the process at most, median of the launches.
+    - load_ms is with files cached and libraries loaded, median of the launches.
+    - waited_share is the median, over blocks, of the share of time that a thread of the engine was ready to run and had
+      no processor: others were at work, and long runs look longer than they are. None where the system does not tell.
+    - At least two runs a launch and engine are timed, however slow they are.
 
     Raises:
-        Crashed: a launch ended before it was told to.
+        BurnishError: an engine's own error, or the death of its process.
     """
-    engines = [baseline, optimized, baseline]
-    sides = [Side(), Side(), Side()]
-    cpus = cpus_for(baseline.params)
     scratch.mkdir(parents=True, exist_ok=True)
-    for launch in range(launches):
-        report(launch, launches, f"launch {launch + 1} of {launches}")
+    cpus = choose_cpus(baseline.params)
+    pairs = {"optimized": Pair(), "control": Pair()}
+    engines = {"optimized": optimized, "control": baseline}
+    plan: BlockPlan | None = None
+    for number in range(launches):
+        swapped = number % 2 == 1
         with ExitStack() as stack:
-            running = [
-                stack.enter_context(launched(engine, feeds, cpus, scratch / f"launch-{launch}-{number}"))
-                for number, engine in enumerate(engines)
+            names = ["control", "optimized"] if swapped else ["optimized", "control"]
+            first, *others = [
+                stack.enter_context(Launched(engine, feeds, cpus, scratch))
+                for engine in (baseline, *(engines[name] for name in names))
             ]
-            run_launch(running, sides, first=launch % 2 == 1, budget_seconds=BUDGET_SECONDS / launches)
-    report(launches, launches, "")
-    return Timings(sides[0], sides[1], sides[2], cpus)
+            for process in (first, *others):
+                process.wait_ready()
+            baseline_ns, loaded = _load(first)
+            for turn, (name, second) in enumerate(zip(names, others, strict=True)):
+                report(2 * number + turn, 2 * launches, f"launch {number + 1} of {launches}: {name}")
+                with second:
+                    partner_ns, partner_loaded = _load(second)
+                    plan = plan or plan_blocks(baseline_ns, partner_ns, launches, seconds)
+                    _trade(pairs[name], first, second, plan.runs(name), plan.rounds, swapped=swapped)
+                    _note(pairs[name].partner, second, partner_loaded)
+                    _note(pairs[name].baseline, first, loaded)
+    report(2 * launches, 2 * launches, "measured")
+    assert plan is not None
+    speedup, control = pairs["optimized"].ratio(seed), pairs["control"].ratio(seed)
+    threads = int(baseline.params.get("threads") or len(cpus))
+    sides = (side for pair in pairs.values() for side in (pair.baseline, pair.partner))
+    waited = [share for side in sides for share in side.waited]
+    return {
+        "baseline": _side(pairs["optimized"].baseline, batch, threads, seed),
+        "optimized": _side(pairs["optimized"].partner, batch, threads, seed),
+        "speedup": {**_interval(speedup), "verdict": speed_verdict(speedup, control)},
+        "control": {
+            **_interval(control),
+            "block_medians_ms": [
+                side.medians_ms.tolist() for side in (pairs["control"].baseline, pairs["control"].partner)
+            ],
+        },
+        "pinned_cpus": cpus,
+        "waited_share": median(waited) if waited else None,
+        "plan": {
+            "baseline_runs": plan.baseline_runs,
+            "optimized_runs": plan.optimized_runs,
+            "rounds": plan.rounds,
+        },
+    }
 
 
-def run_launch(running: "Sequence[Launch]", sides: list[Side], *, first: bool, budget_seconds: float) -> None:
-    """All rounds of one launch; `first` starts them from the other end."""
-    pilots = [statistics.median(process.block(PILOT_RUNS, PILOT_RUNS)) / 1e9 for process in running]
-    counts = [min(MOST_RUNS, max(1, round(BLOCK_SECONDS / seconds))) for seconds in pilots]
-    warm_ups = [min(MOST_RUNS, max(1, round(WARM_UP_SECONDS / seconds))) for seconds in pilots]
-    round_seconds = 2 * sum(
-        (count + warm_up) * seconds for count, warm_up, seconds in zip(counts, warm_ups, pilots, strict=True)
+def plan_blocks(baseline_ns: float, optimized_ns: float, launches: int, seconds: float) -> BlockPlan:
+    """Blocks of about `BLOCK_SECONDS`, as many rounds as `seconds` allow, at least one run a block and one round."""
+    runs = [
+        min(max(round(BLOCK_SECONDS * 1e9 / run_ns), 1), MOST_RUNS) for run_ns in (baseline_ns, optimized_ns)
+    ]
+    # a round of both pairs: six blocks of the baseline's engine, two of the optimized one
+    round_seconds = (6 * runs[0] * baseline_ns + 2 * runs[1] * optimized_ns) / 1e9
+    rounds = min(max(int(seconds / (launches * round_seconds)), 1), MOST_ROUNDS)
+    return BlockPlan(runs[0], runs[1], rounds)
+
+
+def _load(process: Launched) -> tuple[float, dict[str, Any]]:
+    """Load and warm up: nanoseconds a run, and what loading took."""
+    loaded = process.tell("load")
+    warm = process.tell("warm_up", seconds=WARM_UP_SECONDS, at_most_seconds=SLOW_WARM_UP_SECONDS)
+    return warm["run_ns"], loaded
+
+
+def _trade(
+    pair: Pair,
+    first: Launched,
+    second: Launched,
+    runs: tuple[int, int],
+    rounds: int,
+    *,
+    swapped: bool,
+) -> None:
+    """The rounds of one launch: ABBA, or BAAB where swapped."""
+    sides = {"A": (pair.baseline, first, runs[0]), "B": (pair.partner, second, runs[1])}
+    for timed, _, _ in sides.values():
+        timed.blocks.append([])
+    for letter in ("BAAB" if swapped else "ABBA") * rounds:
+        timed, process, count = sides[letter]
+        block = process.tell("block", runs=count, warm_up_seconds=RESUME_SECONDS)
+        timed.blocks[-1].append(block["ns"])
+        if block["waited_ns"] is not None:
+            timed.waited.append(block["waited_ns"] / sum(block["ns"]))
+
+
+def _note(timed: Timed, process: Launched, loaded: dict[str, Any]) -> None:
+    memory = process.tell("memory")
+    before = loaded["resident_before_bytes"]
+    timed.load_ms.append(loaded["load_ms"])
+    timed.peak_bytes.append(max(memory["peak_bytes"] - before, 0))
+    timed.resident.append(
+        {
+            "before": before,
+            "loaded": loaded["resident_loaded_bytes"],
+            "end": memory["resident_bytes"],
+            "peak": memory["peak_bytes"],
+        }
     )
-    rounds = max(1, min(ROUNDS, int(budget_seconds / round_seconds)))
-    order = [0, 1, 2] if not first else [2, 1, 0]
-    blocks: list[list[list[int]]] = [[], [], []]
-    for _ in range(rounds):
-        for index in [*order, *reversed(order)]:
-            blocks[index].append(running[index].block(warm_ups[index], counts[index]))
-    for side, process, timed in zip(sides, running, blocks, strict=True):
-        side.launches.append(timed)
-        side.load_ms.append(process.load_ms)
-        side.memory_bytes.append(process.memory_bytes)
 
 
-class Launch:
-    """One launched process; stopped whenever it is not being timed."""
-
-    def __init__(self, process: subprocess.Popen[str]):
-        self._process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._in: IO[str] = process.stdin
-        self._out: IO[str] = process.stdout
-        self.load_ms = float(self._read()["load_ms"])
-        self.memory_bytes = 0
-        self._signal(signal.SIGSTOP)
-
-    def block(self, warm_up: int, count: int) -> list[int]:
-        """Time `count` inferences, in nanoseconds, after some that are not timed."""
-        self._signal(signal.SIGCONT)
-        self._write({"do": "block", "warm_up": warm_up, "count": count})
-        answer = self._read()
-        self._signal(signal.SIGSTOP)
-        self.memory_bytes = answer["memory_bytes"]
-        return list(answer["ns"])
-
-    def end(self) -> None:
-        """Kill the process and everything that it started; measurements are already here."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        self._in.close()
-        self._out.close()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._out.readline()
-        if not line:
-            raise Crashed(
-                f"the process that was being timed ended with status {self._process.wait()}",
-                stage="measuring",
-                hint="the job's log has what it said last",
-            )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _write(self, command: dict[str, Any]) -> None:
-        try:
-            self._in.write(json.dumps(command) + "\n")
-            self._in.flush()
-        except BrokenPipeError:
-            self._read()
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
+def _side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
+    samples, medians = timed.samples_ms, timed.medians_ms
+    return {
+        "latency": {
+            "p50_ms": float(np.median(samples)),
+            "p90_ms": float(np.percentile(samples, 90)),
+            "p99_ms": float(np.percentile(samples, 99)) if len(samples) >= P99_RUNS else None,
+            "mean_ms": float(np.mean(samples)),
+            "samples": len(samples),
+            "launches": len(timed.blocks),
+            "batch": batch,
+            "threads": threads,
+        },
+        "throughput_per_s": batch * timed.runs_per_s,
+        "peak_memory_bytes": int(median(timed.peak_bytes)),
+        "load_ms": median(timed.load_ms),
+        "p50_interval_ms": _interval(median_interval(medians, seed)),
+        "block_medians_ms": medians.tolist(),
+        "spread": {
+            "load_ms": timed.load_ms,
+            "peak_bytes": timed.peak_bytes,
+            "resident_bytes": timed.resident,
+        },
+    }
 
 
-@contextmanager
-def launched(engine: EngineUnderTest, feeds: Path, cpus: list[int], spec_file: Path) -> Iterator[Launch]:
-    """A fresh process with the engine loaded, killed in the end."""
-    spec = LaunchSpec(
-        parent_pid=os.getpid(),
-        runtime=engine.runtime,
-        root=engine.root,
-        entry=engine.entry,
-        params=engine.params,
-        feeds=feeds,
-        cpus=cpus,
-    )
-    spec_file.write_text(spec.model_dump_json())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workers", "launch", str(spec_file)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    launch = None
-    try:
-        launch = Launch(process)
-        yield launch
-    finally:
-        if launch is not None:
-            launch.end()
-        elif process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def cpus_for(params: dict[str, Any]) -> list[int]:
-    """The processors to pin to: as many of those allowed as the engine has threads, all where that is 0."""
-    allowed = sorted(os.sched_getaffinity(0))
-    threads = int(params.get("threads") or len(allowed))
-    return allowed[:threads]
-
-
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """A percentile by nearest rank; None where too few samples lie beyond it."""
-    beyond = len(ordered) * (1 - share)
-    if beyond < PERCENTILE_TAIL:
-        return None
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+def _interval(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,91 +1,135 @@
-"""One launch: a fresh process that loads one engine and times blocks of inferences when it is told to.
+"""One launch of one engine in a process of its own: loads it, runs it when told, and tells times and memory.
 
-`python -m workers launch SPEC.json`. The process says what it did last and is answered with what to do next:
-`loaded` once the engine is there, `block` after each block; the answers are {do: block, warm_up, count} and {do: end}.
+`python -m workers launch SPEC.json`; the spec is {parent, runtime, root, entry, params, feeds, cpus}. It says `ready`
+and takes commands (`protocol.py`, the other way round: each answer waits for the next command), until its input ends:
+
+| command `do` | fields | answer |
+| --- | --- | --- |
+| load | - | load_ms, resident_before_bytes, resident_loaded_bytes |
+| warm_up | seconds, at_most_seconds | run_ns (median of the second half), runs |
+| block | runs, warm_up_seconds | ns (one a run), waited_ns (for a processor, or null) |
+| memory | - | peak_bytes, resident_bytes |
+
+An error is answered with `problem`.
 """
 
-import os
-import resource
+import gc
+import json
+import statistics
+import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict
-
 from workers.limits import die_with_parent
+from workers.measure.environment import pin
+from workers.measure.scheduling import longest_wait_ns, waited_ns
 from workers.protocol import SupervisorPipe
 
-
-class LaunchSpec(BaseModel):
-    """What a launch needs to know."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    parent_pid: int
-    runtime: str
-    root: Path
-    entry: str
-    params: dict[str, Any]
-    feeds: Path  # an .npz, one array an input
-    cpus: list[int]
+LEAST_RUNS = 3  # of a warm-up, where they do not take too long
 
 
 def main(path: Path) -> int:
-    """Serve one launch until told to end."""
-    spec = LaunchSpec.model_validate_json(path.read_bytes())
-    die_with_parent(spec.parent_pid)
+    """Serve until the input ends."""
+    spec = json.loads(path.read_bytes())
+    die_with_parent(spec["parent"])
+    cpus = pin(spec["cpus"])
     pipe = SupervisorPipe.take_stdio()
-    os.sched_setaffinity(0, spec.cpus)  # before the runtime makes its threads
+    from workers.child import problem_of
 
-    from app.catalog.runtimes import RUNTIMES
-    from workers import runtimes
-    from workers.runtimes.base import Engine
-
-    runtime = runtimes.registry.get(spec.runtime)
-    params = RUNTIMES[spec.runtime].params.model_validate(spec.params)
-    with np.load(spec.feeds, allow_pickle=False) as stored:
-        feeds = dict(stored)
-    before = resident_bytes()
-    reset_peak()
-    started = time.perf_counter_ns()
-    engine = runtime.load(Engine(spec.root, spec.entry), params)
-    load_ns = time.perf_counter_ns() - started
-
-    answer = pipe.ask("loaded", load_ms=load_ns / 1e6)
-    while answer["do"] == "block":
-        for _ in range(answer["warm_up"]):
-            engine.run(feeds)
-        times = []
-        for _ in range(answer["count"]):
-            begun = time.perf_counter_ns()
-            engine.run(feeds)
-            times.append(time.perf_counter_ns() - begun)
-        answer = pipe.ask("block", ns=times, memory_bytes=max(0, peak_bytes() - before))
-    return 0
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process in bytes."""
-    return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def peak_bytes() -> int:
-    """Most resident memory since `reset_peak`, in bytes."""
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def reset_peak() -> None:
-    """Forget the peak so far (proc(5), clear_refs); where the kernel refuses, imports count too."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+        launch = Launch(spec)
+        command = pipe.ask("ready", cpus=cpus)
+        while True:
+            command = pipe.ask("done", **launch.do(command))
+    except EOFError:
+        return 0
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        pipe.tell("problem", problem=problem_of(error, "measuring").problem())
+        return 1
 
 
-def _status(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+class Launch:
+    """The engine and its feeds. Threads that imports start are pinned too, as pinning comes first: import late."""
+
+    def __init__(self, spec: dict[str, Any]):
+        from app.catalog.runtimes import RUNTIMES
+        from workers.measure.feeds_file import load_feeds
+        from workers.runtimes import registry
+        from workers.runtimes.base import Engine
+
+        self._runtime = registry.alone(spec["runtime"])
+        self._params = RUNTIMES[spec["runtime"]].params.model_validate(spec["params"])
+        self._built = Engine(Path(spec["root"]), spec["entry"])
+        self._feeds = load_feeds(Path(spec["feeds"]))
+        self._engine: Any = None
+
+    def do(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Obey one command."""
+        given = {name: value for name, value in command.items() if name != "do"}
+        commands: dict[str, Callable[..., dict[str, Any]]] = {
+            "load": self.load,
+            "warm_up": self.warm_up,
+            "block": self.block,
+            "memory": self.memory,
+        }
+        return commands[command["do"]](**given)
+
+    def load(self) -> dict[str, Any]:
+        """Load the engine; from here on the peak of memory counts. Imports are done, the engine's files are cached."""
+        from workers.measure.memory import reset_peak, resident_bytes
+
+        gc.collect()
+        reset_peak()
+        before = resident_bytes()
+        started = time.perf_counter()
+        self._engine = self._runtime.load(self._built, self._params)
+        load_ms = (time.perf_counter() - started) * 1000
+        gc.collect()
+        gc.freeze()
+        return {
+            "load_ms": load_ms,
+            "resident_before_bytes": before,
+            "resident_loaded_bytes": resident_bytes(),
+        }
+
+    def warm_up(self, seconds: float, at_most_seconds: float) -> dict[str, Any]:
+        """Run for `seconds`, and until every feed was run and `LEAST_RUNS` are over unless `at_most_seconds` are."""
+        least = max(LEAST_RUNS, len(self._feeds))
+        started = time.perf_counter()
+        times: list[int] = []
+        while (spent := time.perf_counter() - started) < seconds or (
+            len(times) < least and spent < at_most_seconds
+        ):
+            times.append(self._time(len(times)))
+        return {"run_ns": statistics.median(times[len(times) // 2 :]), "runs": len(times)}
+
+    def block(self, runs: int, warm_up_seconds: float) -> dict[str, Any]:
+        """At least one run that is not timed, then `runs` that are; feeds in turns, always from the first."""
+        started = time.perf_counter()
+        while True:
+            self._time(0)
+            if time.perf_counter() - started >= warm_up_seconds:
+                break
+        gc.disable()
+        before = waited_ns()
+        try:
+            times = [self._time(number) for number in range(runs)]
+        finally:
+            gc.enable()
+        return {"ns": times, "waited_ns": longest_wait_ns(before, waited_ns())}
+
+    def memory(self) -> dict[str, Any]:
+        """The peak since `load`, and what is resident now."""
+        from workers.measure.memory import peak_bytes, resident_bytes
+
+        return {"peak_bytes": peak_bytes(), "resident_bytes": resident_bytes()}
+
+    def _time(self, number: int) -> int:
+        feeds = self._feeds[number % len(self._feeds)]
+        started = time.perf_counter_ns()
+        self._engine.run(feeds)
+        return time.perf_counter_ns() - started

@@ -1,26 +1,43 @@
-"""One measuring session: outputs compared, then speed in turns; the figures and what they mean."""
+"""One measuring session: outputs side by side, then times in turns. What it answers is shaped as `api.md` has it."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from app.catalog.metrics import METRICS
 from app.catalog.runtimes import RUNTIMES
-from app.measurements.compare import Interval as Spread
-from app.measurements.compare import budget_decision, samples_needed_for_means, speed_verdict
-from workers import runtimes
+from app.errors import InvalidParams
 from workers.context import Samples
 from workers.feeds import plan_feeds
-from workers.measure.accuracy import bounds, run_both
-from workers.measure.environment import machine
-from workers.measure.latency import EngineUnderTest, Report, Side, Timings, time_in_turns
+from workers.measure.accuracy import Accuracy
+from workers.measure.environment import load_average, machine
+from workers.measure.feeds_file import choose_feeds, save_feeds
+from workers.measure.fidelity import Fidelity
+from workers.measure.latency import SECONDS, EngineUnderTest, compare_latency
 from workers.measure.overlap import overlap_warning
-from workers.measure.statistics import Interval, ratio_interval
+from workers.measure.rows import measurement_rows
+from workers.measure.side_by_side import run_side_by_side
+from workers.runtimes import registry
 from workers.runtimes.base import Engine, LoadedEngine
 
-POOR_SQNR_DB = 10.0
-KEPT_LOAD = 0.5  # of a processor at work before we begin: timings will be noisy
+FIDELITY_SAMPLES = 256  # where there is no metric: enough to compare, whatever the dataset's size
+REPORT_EVERY = 32  # samples
+DISTURBED = 0.05  # of the timed runs' time spent waiting for a processor
+
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing outputs brought: part of each side and of the comparison."""
+
+    baseline: dict[str, Any]
+    optimized: dict[str, Any]
+    comparison: dict[str, Any]
+    batch: int
+    warnings: list[str]
 
 
 def measure(
@@ -33,180 +50,154 @@ def measure(
     seed: int,
     report: Report,
     scratch: Path,
-    read_by_passes: list[Samples],
+    read_by_passes: Sequence[Samples] = (),
+    seconds: float = SECONDS,
 ) -> dict[str, Any]:
-    """Compare an engine with the baseline on the same inputs.
+    """Compare two engines in outputs, accuracy, speed and memory; nobody else may measure on the device meanwhile.
 
-    The answer is {baseline, optimized, comparison} as `api.md` has them (less sizes and `why`), and
-    {machine, warnings, measurements}, where a measurement is {side, name, unit, value, low, high, samples}.
+    `samples` are what both run on; `evaluation` is {metric, output} of the job, `budget` {max_drop}; `read_by_passes` is
+    the data that passes read; `seconds` is for `compare_latency`.
+
+    The answer: `baseline` and `optimized` {latency, throughput_per_s, peak_memory_bytes, load_ms, accuracy};
+    `comparison` {speedup, control, fidelity, accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of
+    `protocol.py`; `machine`; `warnings`.
 
     Raises:
-        SignatureMismatch: data or labels do not fit the engines.
-        InvalidModel: outputs differ in name or shape.
-        Crashed: a process died while it was timed.
+        InvalidParams: a budget on a metric that has no drop.
+        SignatureMismatch, InvalidDataset: samples, labels, engines and metric do not fit.
+        InvalidModel, Crashed, OutOfMemory: an engine does not run.
     """
+    _check_budget(evaluation, budget)
     scratch.mkdir(parents=True, exist_ok=True)
     conditions = machine()
-    before, after = load(baseline), load(optimized)
-    fidelity, scores = run_both(before, after, samples, evaluation, report)
-    feeds, batch = write_feeds(before, samples, scratch / "feeds.npz")
-    del before, after  # their threads must not spin while others are timed
-
-    timings = time_in_turns(baseline, optimized, feeds, scratch, report)
-    speedup = ratio_interval(timings.baseline.block_medians, timings.optimized.block_medians, seed)
-    control = ratio_interval(timings.baseline.block_medians, timings.control.block_medians, seed)
-    accuracy_before, accuracy_after, drop = scores.figures() if scores else (None, None, None)
-    threads = len(timings.cpus)
-    comparison = {
-        "speedup": {**bounds(speedup), "verdict": speed_verdict(spread(speedup), spread(control))},
-        "control": {
-            **bounds(control),
-            "holds": speed_verdict(spread(control), spread(control)) != "unstable",
-        },
-        "fidelity": {"outputs": fidelity.figures()},
-        "accuracy_drop": bounds(drop) if drop else None,
-        **budget_answer(drop, budget, samples.count),
-    }
-    return {
-        "baseline": {**timings.baseline.figures(batch, threads), "accuracy": accuracy_before},
-        "optimized": {**timings.optimized.figures(batch, threads), "accuracy": accuracy_after},
-        "comparison": comparison,
-        "machine": {**conditions, "cpus_pinned": timings.cpus},
-        "measurements": rows(timings, comparison, accuracy_before, accuracy_after),
-        "warnings": [
-            *fidelity_warnings(comparison["fidelity"]["outputs"]),
-            *timing_warnings(comparison, conditions),
-            *filter(None, (overlap_warning(read, samples) for read in read_by_passes if evaluation)),
-        ],
-    }
-
-
-def load(engine: EngineUnderTest) -> LoadedEngine:
-    """The engine in this process, to compare outputs; never to time it."""
-    params = RUNTIMES[engine.runtime].params.model_validate(engine.params)
-    return runtimes.registry.get(engine.runtime).load(Engine(engine.root, engine.entry), params)
-
-
-def write_feeds(engine: LoadedEngine, samples: Samples, target: Path) -> tuple[Path, int]:
-    """The feeds that are timed: the first sample (or the first fixed batch), and how many samples that is."""
-    plan = plan_feeds(engine.inputs, samples.inputs)
-    batch, _ = next(iter(samples.batches(plan.fixed_batch or 1)))
-    feeds, _ = next(iter(plan.feeds(batch)))
-    np.savez(target, **feeds)  # type: ignore[arg-type]
-    return target, plan.fixed_batch or 1
-
-
-def budget_answer(drop: Interval | None, budget: Mapping[str, Any] | None, samples: int) -> dict[str, Any]:
-    """`within_budget`, and `samples_needed` where the data did not decide."""
-    if drop is None or not budget or budget.get("max_drop") is None:
-        return {"within_budget": None, "max_drop": None, "samples_needed": None}
-    decision = budget_decision(spread(drop), budget["max_drop"])
-    needed = (
-        samples_needed_for_means(spread(drop), samples, budget["max_drop"])
-        if decision == "undecided"
-        else None
+    feeds = scratch / "feeds.npz"
+    compared = _compare_outputs(baseline, optimized, samples, evaluation, budget, seed, report, feeds)
+    gc.collect()  # engines and their threads are gone before anything is timed
+    timed = compare_latency(
+        baseline, optimized, feeds, scratch, batch=compared.batch, seconds=seconds, seed=seed, report=report
     )
-    return {"within_budget": decision, "max_drop": budget["max_drop"], "samples_needed": needed}
-
-
-def fidelity_warnings(outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a person must know of outputs that are far from the original's."""
-    warnings = []
-    for name, figures in outputs.items():
-        if figures["not_finite"]:
-            warnings.append(
-                f"output {name!r} holds {figures['not_finite']} values that are not finite where the original's are: "
-                "a number overflowed; keep the nodes before it in a wider precision"
-            )
-        elif figures["sqnr_db"] is not None and figures["sqnr_db"] < POOR_SQNR_DB:
-            warnings.append(
-                f"output {name!r} has lost most of its detail: its signal-to-noise ratio against the original is "
-                f"{figures['sqnr_db']:.1f} dB"
-            )
-    return warnings
-
-
-def timing_warnings(comparison: Mapping[str, Any], conditions: Mapping[str, Any]) -> list[str]:
-    """What a person must know of a session that was disturbed."""
-    warnings = []
-    control = comparison["control"]
-    if not control["holds"]:
-        warnings.append(
-            f"the original timed against itself gave a ratio of {control['value']:.3f} "
-            f"[{control['low']:.3f}, {control['high']:.3f}] in place of 1: the machine was too busy for a verdict; "
-            "measure again when it is idle"
-        )
-    if conditions["load_average_1min"] > KEPT_LOAD * conditions["cpus_online"] + 1:
-        warnings.append(f"the load average was {conditions['load_average_1min']} when measuring began")
-    return warnings
-
-
-def rows(
-    timings: Timings,
-    comparison: Mapping[str, Any],
-    accuracy_before: Mapping[str, Any] | None,
-    accuracy_after: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
-    """Every figure as a measurement, with the samples that it rests on."""
-    found = [
-        *side_rows("baseline", timings.baseline),
-        *side_rows("optimized", timings.optimized),
-        *side_rows("control", timings.control),
-        row(
-            "comparison", "speedup", "1", comparison["speedup"], {"launches": len(timings.baseline.launches)}
-        ),
-        row("comparison", "control", "1", comparison["control"], {"launches": len(timings.control.launches)}),
-    ]
-    for side, accuracy in (("baseline", accuracy_before), ("optimized", accuracy_after)):
-        if accuracy:
-            found.append(row(side, "accuracy", accuracy["unit"], accuracy, {"count": accuracy["samples"]}))
-    if comparison["accuracy_drop"] and accuracy_after:
-        drop = comparison["accuracy_drop"]
-        found.append(
-            row(
-                "comparison",
-                "accuracy_drop",
-                accuracy_after["unit"],
-                drop,
-                {"count": accuracy_after["samples"]},
-            )
-        )
-    return found
-
-
-def side_rows(side: str, timed: Side) -> list[dict[str, Any]]:
-    """Latency, load time and memory of one side."""
-    ordered = timed.samples_ms
-    middle = {"value": float(np.median(ordered)), "low": None, "high": None}
-    blocks = [[round(ns / 1e6, 6) for ns in launch] for launch in timed.block_medians]
-    return [
-        row(side, "latency_p50", "ms", middle, {"count": len(ordered), "block_medians_ms": blocks}),
-        row(side, "load", "ms", {"value": float(np.median(timed.load_ms))}, {"values": timed.load_ms}),
-        row(
-            side,
-            "peak_memory",
-            "B",
-            {"value": float(np.median(timed.memory_bytes))},
-            {"values": timed.memory_bytes},
-        ),
-    ]
-
-
-def row(
-    side: str, name: str, unit: str, figure: Mapping[str, Any], samples: dict[str, Any]
-) -> dict[str, Any]:
-    """One measurement."""
+    sides = {
+        name: {
+            **{
+                key: timed[name][key]
+                for key in ("latency", "throughput_per_s", "peak_memory_bytes", "load_ms")
+            },
+            **outputs,
+        }
+        for name, outputs in (("baseline", compared.baseline), ("optimized", compared.optimized))
+    }
+    comparison = {
+        "speedup": timed["speedup"],
+        "control": {key: timed["control"][key] for key in ("value", "low", "high")},
+        **compared.comparison,
+    }
+    described = {
+        **conditions,
+        "pinned_cpus": timed["pinned_cpus"],
+        "waited_share": timed["waited_share"],
+        "load_average_after": load_average(),
+        "runtimes": {
+            side.runtime: dict(registry.alone(side.runtime).versions()) for side in (baseline, optimized)
+        },
+    }
+    warnings = [*compared.warnings, *_speed_warnings(comparison, timed)]
+    if evaluation and (text := overlap_warning(read_by_passes, samples)):
+        warnings.append(text)
     return {
-        "side": side,
-        "name": name,
-        "unit": unit,
-        "value": figure["value"],
-        "low": figure.get("low"),
-        "high": figure.get("high"),
-        "samples": samples,
+        **sides,
+        "comparison": comparison,
+        "measurements": measurement_rows(timed, comparison, sides, described),
+        "machine": described,
+        "warnings": warnings,
     }
 
 
-def spread(interval: Interval) -> Spread:
-    """An interval for the pure rules of `app.measurements.compare`."""
-    return Spread(interval.value, interval.low, interval.high)
+def _check_budget(evaluation: Mapping[str, Any] | None, budget: Mapping[str, Any] | None) -> None:
+    if budget and evaluation and METRICS[evaluation["metric"]].paired:
+        raise InvalidParams(
+            f"{evaluation['metric']} compares the two models, so nothing can drop: a budget cannot be held against it",
+            param="budget.max_drop",
+            hint=f"use one of {', '.join(sorted(name for name, spec in METRICS.items() if not spec.paired))}",
+        )
+
+
+def _compare_outputs(
+    baseline: EngineUnderTest,
+    optimized: EngineUnderTest,
+    samples: Samples,
+    evaluation: Mapping[str, Any] | None,
+    budget: Mapping[str, Any] | None,
+    seed: int,
+    report: Report,
+    feeds: Path,
+) -> Compared:
+    """Run both on the samples, in this process; write the feeds that they will be timed on."""
+    engines = _load(baseline), _load(optimized)
+    plan = plan_feeds(engines[0].inputs, samples.inputs)
+    save_feeds(feeds, choose_feeds(plan, samples))
+    fidelity = Fidelity()
+    accuracy = Accuracy(evaluation["metric"], evaluation.get("output")) if evaluation else None
+    total = samples.count if evaluation else min(samples.count, FIDELITY_SAMPLES)
+    told = -REPORT_EVERY
+    for run in run_side_by_side(*engines, samples, total):
+        if run.first - told >= REPORT_EVERY:
+            told = run.first
+            report(told, total, "comparing outputs")
+        fidelity.observe(run)
+        if accuracy:
+            accuracy.observe(run)
+    warnings = fidelity.warnings()
+    comparison: dict[str, Any] = {
+        "fidelity": fidelity.result(),
+        "accuracy_drop": None,
+        "within_budget": None,
+        "max_drop": budget["max_drop"] if budget else None,
+        "samples_needed": None,
+    }
+    before = after = None
+    if accuracy:
+        before, after = accuracy.of_baseline(seed), accuracy.of_optimized(seed)
+        if drop := accuracy.drop(seed):
+            comparison["accuracy_drop"] = {"value": drop.value, "low": drop.low, "high": drop.high}
+        if budget:
+            decision, needed = accuracy.within_budget(budget["max_drop"], seed)
+            comparison |= {"within_budget": decision, "samples_needed": needed}
+            if decision == "undecided":
+                warnings.append(_undecided(samples.count, needed))
+    return Compared({"accuracy": before}, {"accuracy": after}, comparison, plan.fixed_batch or 1, warnings)
+
+
+def _load(side: EngineUnderTest) -> LoadedEngine:
+    params = RUNTIMES[side.runtime].params.model_validate(side.params)
+    return registry.alone(side.runtime).load(Engine(side.root, side.entry), params)
+
+
+def _undecided(count: int, needed: int | None) -> str:
+    if needed is None:
+        return (
+            f"{count} samples do not decide whether the accuracy is within its budget, and no number of more "
+            "samples like these would: the drop is about as large as the budget"
+        )
+    return (
+        f"{count} samples do not decide whether the accuracy is within its budget: about {needed} would, "
+        "if more of them behave alike"
+    )
+
+
+def _speed_warnings(comparison: Mapping[str, Any], timed: Mapping[str, Any]) -> list[str]:
+    texts = []
+    control, pinned, waited = comparison["control"], timed["pinned_cpus"], timed["waited_share"]
+    if comparison["speedup"]["verdict"] == "unstable":
+        texts.append(
+            "no verdict on the speed: two launches of the same original model differed by a factor of "
+            f"{control['value']:.3g} ({control['low']:.3g} to {control['high']:.3g}) in this session, or the "
+            "speed-up's interval is too wide; measure again on a quieter machine"
+        )
+    if waited is not None and waited > DISTURBED:
+        texts.append(
+            f"others were at work on the measuring processors: the engines waited for them {waited:.0%} of the time, "
+            "so latencies are longer than on an idle machine, those of slow engines most"
+        )
+    if (threads := timed["baseline"]["latency"]["threads"]) > len(pinned):
+        texts.append(f"{threads} threads were timed on {len(pinned)} processors, which is all that there are")
+    return texts

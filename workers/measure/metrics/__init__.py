@@ -1,4 +1,11 @@
-"""One file a metric: `@implements(SPEC.name)` on `score(output, labels, original) -> scores`, one number a sample."""
+"""One file a metric: `@implements(NAME)` on a function `scores(outputs, expected, first)`.
+
+It gives a score a sample, [n] in float64, whose mean is the metric's value. `outputs` is [n, …], the evaluated output of
+n samples; `expected` is their labels, or the original model's output where the metric is paired; `first` is the number
+of the first sample in the dataset, for errors. The metric in the catalog: `app/catalog/metrics.py`.
+
+Raises (each): SignatureMismatch, the output or labels have no fitting shape or type; InvalidDataset, a label cannot be.
+"""
 
 from collections.abc import Callable
 
@@ -6,8 +13,7 @@ import numpy as np
 
 from workers.registry import Registry
 
-# output [samples, …], labels [samples, …] or None, the original's output [samples, …] -> scores [samples] float64
-Score = Callable[[np.ndarray, np.ndarray | None, np.ndarray], np.ndarray]
+Scores = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
-registry: Registry[Score] = Registry(__name__, "metric")
+registry: Registry[Scores] = Registry(__name__, "metric")
 implements = registry.implements

@@ -1,46 +1,58 @@
-"""Which axis of an output counts classes, and the ranks of the labelled ones."""
+"""Scores of classes against labels."""
 
 import numpy as np
 
 from app.errors import InvalidDataset, SignatureMismatch
 
 
-def label_ranks(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each label, how many classes score higher: shape of `labels`. Equal scores count for the lower class number.
+def hits(outputs: np.ndarray, labels: np.ndarray, first: int, k: int) -> np.ndarray:
+    """The share of a sample's labels that are among the `k` largest scores, [n].
 
-    `output` has labels' shape and one axis more: the last one, or else the second ([samples, classes, …]).
+    `outputs` is [n, C] with labels [n] or [n, 1]; or [n, …, C], or [n, C, …], with a label for each position of the
+    other axes: the class axis is the last one if what is left then has the labels' shape, else axis 1. Of equal scores
+    the one of the lowest class counts as largest, as `argmax` has it. A sample with NaN among a position's scores
+    misses there.
 
     Raises:
-        SignatureMismatch: no axis fits.
-        InvalidDataset: a label is no class; the sample is named.
+        SignatureMismatch: no axis of the output fits the labels, or the labels are not integers.
+        InvalidDataset: a label is no class; the sample is named, counted from `first`.
     """
-    labels = labels.squeeze(-1) if labels.ndim == output.ndim and labels.shape[-1] == 1 else labels
-    if output.shape[:-1] == labels.shape:
-        scores = output
-    elif output.ndim > 2 and output.shape[:1] + output.shape[2:] == labels.shape:
-        scores = np.moveaxis(output, 1, -1)
-    else:
+    if labels.dtype.kind not in "iub" or outputs.dtype.kind in "OUSb":
         raise SignatureMismatch(
-            f"labels of shape {list(labels.shape)} do not fit an output of shape {list(output.shape)}",
+            f"labels must be integers and the output scores; they are {labels.dtype} and {outputs.dtype}",
             param="evaluation.output",
-            hint="name the output that holds class scores; labels are class numbers, one a sample",
+            hint="save labels as class numbers counted from 0; name the output that holds a score for each class",
         )
-    if labels.dtype.kind not in "iu":
-        raise SignatureMismatch(f"labels are {labels.dtype}, not class numbers", param="evaluation.dataset")
-    wrong = (labels < 0) | (labels >= scores.shape[-1])
+    scores, wanted = _classes_last(outputs, labels)
+    classes = scores.shape[-1]
+    wrong = (wanted < 0) | (wanted >= classes)
     if wrong.any():
         sample = int(np.argwhere(wrong)[0][0])
         raise InvalidDataset(
-            f"the label {labels[wrong].flat[0]} is none of {scores.shape[-1]} classes, near sample {sample} of a batch",
-            param="evaluation.dataset",
+            f"the label of sample {first + sample} is {int(wanted[wrong][0])}; the output has classes 0 to {classes - 1}",
+            param="labels",
+            hint="number the classes from 0, in the order of the model's output",
         )
-    wide = np.nan_to_num(scores.astype(np.float64), nan=-np.inf)
-    own = np.take_along_axis(wide, labels[..., np.newaxis].astype(np.int64), axis=-1)
-    lower = np.arange(scores.shape[-1]) < labels[..., np.newaxis]
-    ranks = np.sum((wide > own) | ((wide == own) & lower), axis=-1)
-    return np.where(np.isneginf(own[..., 0]), scores.shape[-1], ranks)
+    own = np.take_along_axis(scores, wanted[..., np.newaxis].astype(np.intp), axis=-1)
+    before = np.arange(classes) < wanted[..., np.newaxis]
+    rank = np.sum((scores > own) | ((scores == own) & before), axis=-1)
+    hit = (rank < k) & ~np.isnan(scores).any(axis=-1)
+    return np.asarray(hit.reshape(len(hit), -1).mean(axis=1), dtype=np.float64)
 
 
-def per_sample(hits: np.ndarray) -> np.ndarray:
-    """The share of hits of each sample: shape [samples]."""
-    return hits.reshape(len(hits), -1).mean(axis=1, dtype=np.float64)
+def _classes_last(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [n, …, C] and labels [n, …]."""
+    if outputs.ndim >= 2:
+        if outputs.ndim == labels.ndim and labels.shape[-1] == 1 and outputs.shape[-1] > 1:
+            labels = labels[..., 0]
+        if outputs.shape[:-1] == labels.shape:
+            return outputs.astype(np.float64), labels
+        moved = np.moveaxis(outputs, 1, -1)
+        if moved.shape[:-1] == labels.shape:
+            return moved.astype(np.float64), labels
+    raise SignatureMismatch(
+        f"the output has shape {list(outputs.shape[1:])} a sample and the labels {list(labels.shape[1:])}: no axis of "
+        "the output, last or first, is left for the classes",
+        param="evaluation.output",
+        hint="evaluate the output that holds scores; labels are class numbers, one a sample or one a position",
+    )

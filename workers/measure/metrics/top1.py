@@ -3,11 +3,10 @@
 import numpy as np
 
 from workers.measure.metrics import implements
-from workers.measure.metrics.classes import label_ranks, per_sample
+from workers.measure.metrics.classes import hits
 
 
 @implements("top1")
-def score(output: np.ndarray, labels: np.ndarray | None, original: np.ndarray) -> np.ndarray:
-    """1 where the largest score is at the label."""
-    assert labels is not None
-    return per_sample(label_ranks(output, labels) < 1)
+def scores(outputs: np.ndarray, expected: np.ndarray, first: int) -> np.ndarray:
+    """1 where the largest score is at the label; the share of positions where a sample has several labels."""
+    return hits(outputs, expected, first, 1)
