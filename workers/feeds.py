@@ -2,6 +2,9 @@
 
 Axis 0 of every array counts samples. An input of the same rank takes a slice of the array, its first axis is the batch.
 An input of one rank less takes one sample; then every input is fed one sample at a time.
+
+Types: what casts without loss, does. Between floats the dataset's precision becomes the input's, which is noted; integers
+and floats too large for a narrower type are refused where they occur.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,16 +24,23 @@ class InputPlan:
     name: str
     dtype: np.dtype
     batched: bool
+    narrows: bool  # a value may be too large for `dtype`
 
 
 @dataclass(frozen=True)
 class FeedPlan:
     """How samples become feeds. `fixed_batch` is the engine's own batch size, None where it is free;
-    `batchable` says whether several samples may go in one run."""
+    `batchable` says whether several samples may go in one run; `notes` name the casts that lose precision."""
 
     inputs: tuple[InputPlan, ...]
     fixed_batch: int | None
     batchable: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_batch(self) -> int | None:
+        """The most samples of one run; None: any number."""
+        return self.fixed_batch if self.batchable else 1
 
     def feeds(self, batch: Feeds, size: int | None = None) -> Iterator[tuple[Feeds, int]]:
         """Feeds for one run after another over a chunk of samples, each with the number of samples that count.
@@ -48,18 +58,26 @@ class FeedPlan:
             )
 
     def cut(self, outputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-        """Outputs with one row a sample: filling removed; an unbatched output gets a sample axis of length 1."""
-        if not self.batchable:
-            return {name: np.asarray(value)[np.newaxis] for name, value in outputs.items()}
-        return {name: np.asarray(value)[:count] for name, value in outputs.items()}
+        """Outputs with one row a sample: what belongs to filling is removed.
+
+        An output without a sample axis (a scalar, a recurrent state, anything where inputs are unbatched) gets one of
+        length 1: it belongs to the whole run.
+        """
+        run = self.fixed_batch or count
+        return {name: self._rows(np.asarray(value), run, count) for name, value in outputs.items()}
+
+    def _rows(self, value: np.ndarray, run: int, count: int) -> np.ndarray:
+        if self.batchable and value.ndim and len(value) == run:
+            return value[:count]
+        return value[np.newaxis]
 
     def _take(self, plan: InputPlan, values: np.ndarray, start: int, stop: int) -> np.ndarray:
         if not plan.batched:
-            return np.asarray(values[start].astype(plan.dtype, copy=False))
+            return np.asarray(_cast(plan, values[start : start + 1])[0])
         part = values[start:stop]
         if self.fixed_batch and len(part) < self.fixed_batch:
             part = np.concatenate([part, np.repeat(part[-1:], self.fixed_batch - len(part), axis=0)])
-        return np.ascontiguousarray(part.astype(plan.dtype, copy=False))
+        return np.ascontiguousarray(_cast(plan, part))
 
 
 def plan_feeds(inputs: list[dict[str, Any]], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> FeedPlan:
@@ -85,7 +103,12 @@ def plan_feeds(inputs: list[dict[str, Any]], samples: Mapping[str, tuple[str, tu
             f"the first axes of the inputs are fixed at different sizes: {sorted(fixed)}",
             hint="give every array a sample axis in front of the input's own shape",
         )
-    return FeedPlan(plans, next(iter(fixed), None), batchable)
+    notes = tuple(
+        f"input {plan.name!r}: {samples[plan.name][0]} was rounded to {plan.dtype.name}"
+        for plan in plans
+        if plan.dtype.kind == "f" and plan.narrows
+    )
+    return FeedPlan(plans, next(iter(fixed), None), batchable, notes)
 
 
 def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> InputPlan:
@@ -97,8 +120,8 @@ def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple
             hint="name the arrays of the .npz like the model's inputs",
         )
     dtype, sample = samples[name]
-    target = np.dtype(object if entry["dtype"] == "string" else entry["dtype"])
-    if not _castable(np.dtype(dtype), target):
+    held, target = _dtype(dtype), _dtype(entry["dtype"])
+    if not _castable(held, target):
         raise SignatureMismatch(
             f"input {name!r} takes {entry['dtype']}, the dataset has {dtype}",
             param=name,
@@ -117,13 +140,35 @@ def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple
                 f"dimension {axis + batched} of input {name!r} is {wanted}, in the dataset it is {given}",
                 param=name,
             )
-    return InputPlan(name, target, batched)
+    narrows = target.kind in "fiu" and not np.can_cast(held, target, "safe")
+    return InputPlan(name, target, batched, narrows)
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype(object if name == "string" else name)
 
 
 def _castable(given: np.dtype, wanted: np.dtype) -> bool:
-    if given.kind in "US" or wanted.kind in "UO":
-        return given.kind in "US" and wanted.kind in "UO"
-    both_floats = given.kind == "f" and wanted.kind == "f"
-    return bool(
-        both_floats or np.can_cast(given, wanted, "safe") or (given.kind in "iu" and wanted.kind in "iu")
-    )
+    if "O" in (given.kind, wanted.kind):
+        return given.kind == wanted.kind
+    both = given.kind + wanted.kind
+    return bool(np.can_cast(given, wanted, "safe") or both == "ff" or set(both) <= set("iu"))
+
+
+def _cast(plan: InputPlan, values: np.ndarray) -> np.ndarray:
+    """Raises SignatureMismatch where a value is too large for the input's dtype."""
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    if not plan.narrows:
+        return values.astype(plan.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        cast = values.astype(plan.dtype)
+        kept = np.isfinite(cast) | ~np.isfinite(values) if plan.dtype.kind == "f" else cast == values
+    if not kept.all():
+        index = np.argwhere(~kept)[0]
+        raise SignatureMismatch(
+            f"input {plan.name!r} takes {plan.dtype.name}, which cannot hold {values[tuple(index)]}",
+            param=plan.name,
+            hint=f"save values that fit {plan.dtype.name}",
+        )
+    return cast

@@ -46,7 +46,7 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
         entry = place(assignment.file, root, MODEL_FILE)
     report("checking")
     described = onnx.describe(root, entry, onnx.check(root, entry))
-    hold_to_declared(described["signature"], assignment.declared.get("signature"))
+    fix_declared(described["signature"], assignment.declared.get("signature"))
     return {"root": str(root), "format": onnx.FORMAT, **described}
 
 
@@ -83,8 +83,12 @@ def place(file: Path, root: Path, name: str) -> str:
     return name
 
 
-def hold_to_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:
-    """Raises SignatureMismatch where the uploader said something else of an input than the model says itself."""
+def fix_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:
+    """Fix free dimensions of a model's inputs at the numbers that the uploader declared.
+
+    Raises:
+        SignatureMismatch: the uploader said something else of an input than the model says itself.
+    """
     inputs = {entry["name"]: entry for entry in found["inputs"]}
     for entry in (declared or {}).get("inputs", []):
         own = inputs.get(entry["name"])
@@ -93,13 +97,17 @@ def hold_to_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> 
                 f"the declared input {entry['name']!r} is none of the model's: {sorted(inputs)}",
                 param="signature",
             )
-        dims = zip(own["shape"], entry["shape"], strict=False)
         fits = len(own["shape"]) == len(entry["shape"]) and all(
             not isinstance(mine, int) or not isinstance(theirs, int) or mine == theirs
-            for mine, theirs in dims
+            for mine, theirs in zip(own["shape"], entry["shape"], strict=True)
         )
         if entry["dtype"] != own["dtype"] or not fits:
             raise SignatureMismatch(
                 f"input {entry['name']!r} is {own['dtype']} {own['shape']}, declared was {entry['dtype']} {entry['shape']}",
                 param="signature",
+                hint="declare numbers for free dimensions alone",
             )
+        own["shape"] = [
+            theirs if isinstance(theirs, int) else mine
+            for mine, theirs in zip(own["shape"], entry["shape"], strict=True)
+        ]

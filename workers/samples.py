@@ -14,7 +14,7 @@ from workers.assignment import DatasetFiles
 from workers.context import Feeds, Samples
 from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
 
-FREE_DIMENSION = 16  # what a free dimension behind the first becomes in generated samples, unless told
+FREE_DIMENSION = 64  # what a free dimension behind the first becomes in generated samples, unless told
 TOKEN_IDS = 100  # generated values of an input called `…input_ids` lie below this
 
 
@@ -107,8 +107,7 @@ def synthetic_samples(
     inputs = {}
     batched = is_batched(signature["inputs"])
     for entry in signature["inputs"]:
-        dtype = np.dtype(entry["dtype"]) if entry["dtype"] != "string" else None
-        if dtype is None or dtype.kind not in "fiub":
+        if not _can_generate(entry["dtype"]):
             raise SignatureMismatch(
                 f"samples of dtype {entry['dtype']} cannot be generated for input {entry['name']!r}",
                 param=entry["name"],
@@ -119,9 +118,19 @@ def synthetic_samples(
 
 
 def is_batched(inputs: list[Mapping[str, Any]]) -> bool:
-    """Whether the first axis of every input counts samples: no scalar among them, and no two fixed first axes differ."""
-    fixed = {entry["shape"][0] for entry in inputs if entry["shape"] and isinstance(entry["shape"][0], int)}
-    return all(entry["shape"] for entry in inputs) and len(fixed) <= 1
+    """Whether the first axis of every input counts samples.
+
+    Not so where an input is a scalar, where first axes are fixed at different sizes or some at more than 1 and some not
+    at all, or where the name of a first axis stands on a later axis too: recurrent states have their batch there.
+    """
+    if not all(entry["shape"] for entry in inputs):
+        return False
+    first = {entry["shape"][0] for entry in inputs}
+    later = {dim for entry in inputs for dim in entry["shape"][1:] if isinstance(dim, str)}
+    fixed = {dim for dim in first if isinstance(dim, int)}
+    if len(fixed) > 1 or first & later:
+        return False
+    return fixed <= {1} or first == fixed
 
 
 def sample_shape(shape: list[Any], batched: bool, dims: Mapping[str, int]) -> tuple[int, ...]:
@@ -142,6 +151,13 @@ def _fill(dim: Any, dims: Mapping[str, int], *, first: bool) -> int:
     if str(dim) in dims:
         return dims[str(dim)]
     return 1 if first or "batch" in str(dim).lower() else FREE_DIMENSION
+
+
+def _can_generate(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "fiub"
+    except TypeError:  # a type that numpy does not know itself
+        return False
 
 
 def _generate(name: str, dtype: np.dtype, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
