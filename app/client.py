@@ -23,11 +23,12 @@ from typing import Any, BinaryIO, TypeVar
 import httpx
 
 from app import __version__
+from app.answers import ApiProblem as ApiProblem
+from app.answers import Json, object_of, problem_of
 from app.connection import find_connection
 from app.downloads import download
 from app.event_stream import ServerEvent, read_events
 
-Json = dict[str, Any]
 JsonList = list[Json]
 Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -37,28 +38,6 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 POLL_SECONDS = 30
 TRANSIENT = frozenset({429, 502, 503, 504})  # RFC 9110 and RFC 6585: the same request may succeed later
-
-
-class ApiProblem(Exception):
-    """The service answered with an error; `problem` is the problem object (RFC 9457).
-
-    `refused`: a request of ours was refused (4xx); false where the service failed, or rejected an upload's content.
-    """
-
-    def __init__(self, problem: Mapping[str, Any], *, refused: bool = False):
-        self.problem: Json = dict(problem)
-        self.refused = refused
-        super().__init__(f"{self.problem.get('title')}: {self.problem.get('detail')}")
-
-    @property
-    def code(self) -> str:
-        """The machine-readable code, such as `invalid_params`."""
-        return str(self.problem.get("code", "internal"))
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return int(self.problem.get("status", 500))
 
 
 class Unreachable(Exception):
@@ -269,7 +248,7 @@ class Client:
                 files: Any = {"file": (path.name, source, "application/octet-stream")}
                 return self._http.post(kind, data=said, files=files, headers={"Idempotency-Key": key})
 
-            return _object(self._retried(send))
+            return object_of(self._retried(send))
 
     def _wait_inspected(self, path: str) -> Json:
         while True:
@@ -297,7 +276,7 @@ class Client:
             left = None if left is None else left - len(page["items"])
 
     def _json(self, method: str, path: str, **more: Any) -> Json:
-        return _object(self._send(method, path, **more))
+        return object_of(self._send(method, path, **more))
 
     def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Idempotency-Key": _new_key()} if method == "POST" else {}
@@ -338,7 +317,7 @@ class Client:
             response.read()
             response.close()
             if last or response.status_code not in TRANSIENT:
-                raise ApiProblem(_problem_of(response), refused=response.status_code < 500)
+                raise ApiProblem(problem_of(response), refused=response.status_code < 500)
             _pause(attempt, response.headers.get("Retry-After"))
         raise AssertionError("the last attempt returns or raises")
 
@@ -379,34 +358,6 @@ class _Counted:
         if self._progress is not None:
             self._progress(self._file.tell(), self._size_bytes)
         return data
-
-
-def _object(response: httpx.Response) -> Json:
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise ApiProblem(_strange(response))
-    return answer
-
-
-def _problem_of(response: httpx.Response) -> Json:
-    if response.headers.get("Content-Type", "").startswith("application/problem+json"):
-        return _object(response)
-    return _strange(response)
-
-
-def _strange(response: httpx.Response) -> Json:
-    """A problem for an answer that is none of Burnish's: a proxy's error page, say."""
-    start = " ".join(response.text[:200].split())
-    return {
-        "title": "The answer is not one of Burnish",
-        "status": response.status_code,
-        "detail": f"{response.request.method} {response.request.url} answered {response.status_code}: {start}",
-        "code": "internal",
-        "hint": "is this the address of a Burnish service?",
-    }
 
 
 def _is_loopback(url: str) -> bool:
