@@ -72,8 +72,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
             assignment, runtime, params, built, attempt.steps.outcomes, result, measured["machine"]
         ),
     )
-    rows = [{**row, "machine": measured["machine"]} for row in measured["measurements"]]
-    return {"result": result, "artifacts": artifacts, "measurements": rows}
+    return {"result": result, "artifacts": artifacts, "measurements": measured["measurements"]}
 
 
 def over_budget(result: Mapping[str, Any]) -> BudgetNotMet | None:

@@ -10,12 +10,17 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+Manifest = dict[str, Any]
+Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 HERE = Path(__file__).resolve().parent
 
 
-def load_onnxruntime_cpu(engine, target):
+def load_onnxruntime_cpu(engine: Path, target: Manifest) -> Run:
     """A function from feeds to outputs, by name; runs on ONNX Runtime's CPU provider."""
     import onnxruntime
 
@@ -31,13 +36,13 @@ def load_onnxruntime_cpu(engine, target):
 LOADERS = {"onnxruntime-cpu": load_onnxruntime_cpu}
 
 
-def load(manifest):
+def load(manifest: Manifest) -> Run:
     """The engine of this bundle, as a function from feeds ({name: array}) to outputs ({name: array})."""
     target = manifest["target"]
     return LOADERS[target["runtime"]](HERE / manifest["engine"]["entry"], target)
 
 
-def check(manifest, run):
+def check(manifest: Manifest, run: Run) -> list[Manifest]:
     """Run the sample inputs; a list of one dictionary an output: name, ok, exact, max_abs_error, tolerance."""
     import numpy as np
 
@@ -71,7 +76,7 @@ def check(manifest, run):
     return checks
 
 
-def main():
+def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +87,7 @@ def main():
         manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
         run = load(manifest)
     except (ImportError, FileNotFoundError) as error:
-        answer = {"ok": False, "error": f"{type(error).__name__}: {error}", "outputs": []}
+        answer: Manifest = {"ok": False, "error": f"{type(error).__name__}: {error}", "outputs": []}
         status = 2
     else:
         checks = check(manifest, run)
