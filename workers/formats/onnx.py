@@ -15,7 +15,7 @@ from app.errors import InvalidModel, UnsupportedFormat
 from workers.formats.flops import NOTE, count_flops
 from workers.formats.weights import (
     bits_of,
-    check_external,
+    check_tensors,
     drop_payloads,
     elements,
     not_finite,
@@ -86,7 +86,7 @@ def check(root: Path, entry: str) -> tuple[onnx.ModelProto, list[str]]:
     """
     model = read(root, entry)
     folder = (root / entry).parent
-    check_external(model, folder, root)
+    check_tensors(model, folder, root)
     warnings = [
         f"{count} of the {elements(tensor)} values of {tensor.name!r} are NaN or infinite"
         for tensor, count in not_finite(model, folder)

@@ -71,13 +71,14 @@ def bits_of(data_type: int) -> int:
     return int(dtype.itemsize) * 8
 
 
-def check_external(model: onnx.ModelProto, folder: Path, root: Path) -> None:
-    """Hold every reference to weights outside the protobuf, which lies in `folder`, against the files below `root`.
+def check_tensors(model: onnx.ModelProto, folder: Path, root: Path) -> None:
+    """Hold every tensor to its type, and those outside the protobuf, which lies in `folder`, to the files below `root`.
 
     Raises:
-        InvalidModel: a file is missing, lies outside the upload, or is shorter than the reference.
+        InvalidModel: a type is unknown; a file is missing, lies outside the upload, or is no match for the reference.
     """
     for tensor in tensors(model):
+        bits_of(tensor.data_type)
         if tensor.data_location == TensorProto.EXTERNAL:
             file, offset, length = extent(tensor, folder)
             if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):

@@ -1,0 +1,130 @@
+"""What is not taken yet is named for what it is, whatever it is called, and never loaded."""
+
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+
+from app.errors import InvalidModel, UnsafeModel, UnsupportedFormat
+from tests.workers.formats.uploads import graph_model, inspected, linear, tarred, tensor, value, zipped
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_is_refused_unread(protocol: int, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    file = tmp_path / "model.onnx"
+    file.write_bytes(pickle.dumps(Trap(mark), protocol))
+    with pytest.raises(UnsafeModel, match="pickle") as caught:
+        inspected(file)
+    assert "torch.onnx.export" in str(caught.value.hint)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("zip_form", [True, False])
+def test_torch_weights_are_refused_as_pickles(zip_form: bool, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    torch.save(torch.nn.Linear(2, 3).state_dict(), file, _use_new_zipfile_serialization=zip_form)
+    with pytest.raises(UnsafeModel, match="pickle"):
+        inspected(file)
+
+
+def test_torch_weights_inside_an_archive_are_named(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
+    file = tarred(tmp_path / "a.tar.gz", [("net/w.pt", (tmp_path / "w.pt").read_bytes())], "w:gz")
+    with pytest.raises(UnsafeModel, match="PyTorch pickle"):
+        inspected(file)
+
+
+def test_torchscript_and_exported_programs_are_named(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 3).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript's own deprecation
+        torch.jit.save(torch.jit.trace(net, torch.ones(1, 2)), tmp_path / "script.onnx")
+    torch.export.save(torch.export.export(net, (torch.ones(1, 2),)), tmp_path / "program.pt2")
+    for name, found in (("script.onnx", "TorchScript"), ("program.pt2", r"torch\.export program")):
+        with pytest.raises(UnsupportedFormat, match=found):
+            inspected(tmp_path / name)
+
+
+SAFETENSORS = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+        (b"\x1c\x00\x00\x00TFL3" + bytes(100), "TensorFlow Lite"),
+        (len(SAFETENSORS).to_bytes(8, "little") + SAFETENSORS + bytes(4), "safetensors"),
+        (b'{"ir_version": 8}', "text"),
+        (b'<?xml version="1.0"?><net/>', "text"),
+    ],
+)
+def test_known_single_files_are_named_with_a_way_out(content: bytes, found: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    with pytest.raises(UnsupportedFormat, match=found) as caught:
+        inspected(file)
+    assert "ONNX" in str(caught.value.hint) or "onnx" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["config.json", "metadata.json", "model.weights.h5"], "Keras"),
+        (["saved/saved_model.pb", "saved/variables/variables.index"], "SavedModel"),
+    ],
+)
+def test_known_archives_are_named(names: list[str], found: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFormat, match=found):
+        inspected(zipped(tmp_path / "m.onnx", [(name, b"x") for name in names]))
+
+
+def test_a_dataset_is_no_model(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((2, 3)))
+    with pytest.raises(UnsupportedFormat, match=r"no \.onnx file"):
+        inspected(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"ir_version: 8\ngraph {}", bytes(range(256)) * 4])
+def test_what_nobody_knows_is_no_valid_model(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    with pytest.raises(InvalidModel):
+        inspected(file)
+
+
+def test_a_format_that_was_declared_must_be_one_that_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "m"
+    file.write_bytes(linear().SerializeToString())
+    assert inspected(file, declared={"format": "onnx"})["format"] == "onnx"
+    with pytest.raises(UnsupportedFormat, match="declared"):
+        inspected(file, declared={"format": "keras"})
+
+
+def test_bytes_of_an_archive_at_the_end_of_a_model_change_nothing(tmp_path: Path) -> None:
+    """A weight may hold anything, also what ends a zip."""
+    archive = zipped(tmp_path / "a.zip", [("evil.onnx", b"x" * 6)]).read_bytes()
+    model = graph_model(
+        [helper.make_node("Identity", ["x"], ["y"])], [value("x", [1])], [value("y", [1])],
+        [tensor("last", np.frombuffer(archive, np.uint8), np.uint8)],
+    )  # fmt: skip
+    file = tmp_path / "m"
+    file.write_bytes(model.SerializeToString())
+    assert zipfile.is_zipfile(file)
+    assert inspected(file)["facts"]["operators"] == {"Identity": 1}
