@@ -57,6 +57,12 @@ def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
         dataset = datasets[request.evaluation.dataset]
         evaluation = _evaluation(request.evaluation, subject, dataset)
         request = request.model_copy(update={"evaluation": evaluation})
+        if request.budget is not None and METRICS[evaluation.metric].paired:
+            raise InvalidParams(
+                f"{evaluation.metric} compares the two models, so nothing can drop: no budget can be held against it",
+                param="budget",
+                hint=f"use one of {', '.join(sorted(name for name, one in METRICS.items() if not one.paired))}",
+            )
     return Grounds(request, subject, datasets)
 
 

@@ -215,6 +215,8 @@ def test_fields_that_do_not_fit_each_other(api: TestClient) -> None:
     model, dataset = make_model(), make_dataset()
     problem = assert_problem(submit(api, optimize(model, budget={"max_drop": 0.1})), 422, "invalid_params")
     assert problem["param"] == "budget"
+    body = optimize(model, budget={"max_drop": 3}, evaluation={"dataset": dataset, "metric": "snr"})
+    assert assert_problem(submit(api, body), 422, "invalid_params")["param"] == "budget"
     body = optimize(model, recipe=recipe({"pass": "simplify"}), inputs={"calibration": dataset})
     assert assert_problem(submit(api, body), 422, "invalid_params")["param"] == "inputs"
 

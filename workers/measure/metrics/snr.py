@@ -14,7 +14,7 @@ def scores(outputs: np.ndarray, expected: np.ndarray, first: int) -> np.ndarray:
 
     Elements that are the same NaN or infinity in both are left out.
     """
-    if outputs.shape != expected.shape or outputs.dtype.kind in "OUS":
+    if outputs.shape != expected.shape or {outputs.dtype.kind, expected.dtype.kind} & set("OUS"):
         raise SignatureMismatch(
             f"snr compares numbers of one shape; the outputs are {outputs.dtype} {list(outputs.shape)} and "
             f"{expected.dtype} {list(expected.shape)}",
