@@ -19,9 +19,10 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import get_storage
 from tests.conftest import forget_process_state
-from workers import running
+from workers import running, supervisor
 
 FAKE_CHILD = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
+HANG: list[Any] = ["sleep", 600]
 
 
 @pytest.fixture
@@ -34,6 +35,11 @@ def quick(burnish: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def quick_sqlite(burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """SQLite; short leases."""
     return quicken(monkeypatch)
+
+
+@pytest.fixture
+def model(quick_sqlite: Settings, tmp_path: Path) -> Model:
+    return add_model(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +149,14 @@ def event_kinds(subject_id: str) -> list[str]:
 def problem_code(job: Job) -> str | None:
     """The code of a job's problem."""
     return None if job.problem is None else json.loads(json.dumps(job.problem))["code"]
+
+
+def run(job: Job) -> Job:
+    """One attempt, with the child that does as it is told."""
+    supervisor.run(job.id, FAKE_CHILD)
+    return read_job(job.id)
+
+
+def rows(table: Any) -> list[Any]:
+    with transaction() as session:
+        return list(session.scalars(select(table)))

@@ -1,12 +1,8 @@
 """One attempt, with a real child process."""
 
 import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,16 +22,20 @@ from app.jobs.tables import Job, JobLog, JobStep, StepResult
 from app.measurements.tables import Measurement
 from app.models.tables import Model
 from app.storage import get_storage
-from tests.workers.conftest import FAKE_CHILD, add_job, add_model, event_kinds, problem_code, read_job
+from tests.workers.conftest import (
+    FAKE_CHILD,
+    HANG,
+    add_job,
+    add_model,
+    event_kinds,
+    problem_code,
+    read_job,
+    rows,
+    run,
+)
 from workers import running, supervisor
 
 KEY = "a" * 64
-HANG: list[Any] = ["sleep", 600]
-
-
-@pytest.fixture
-def model(quick_sqlite: Settings, tmp_path: Path) -> Model:
-    return add_model(tmp_path)
 
 
 @pytest.fixture
@@ -44,11 +44,6 @@ def background() -> Iterator[Callable[[Job], "Future[None]"]]:
     with ThreadPoolExecutor(4) as pool:
         yield lambda job: pool.submit(supervisor.run, job.id, FAKE_CHILD)
         running.stopping.set()  # where a test failed, nothing is left
-
-
-def run(job: Job) -> Job:
-    supervisor.run(job.id, FAKE_CHILD)
-    return read_job(job.id)
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 20) -> Any:
@@ -66,11 +61,6 @@ def lines(path: Path) -> list[int]:
 def change(job: Job, **values: Any) -> None:
     with transaction() as session:
         session.execute(update(Job).where(Job.id == job.id).values(**values))
-
-
-def rows(table: Any) -> list[Any]:
-    with transaction() as session:
-        return list(session.scalars(select(table)))
 
 
 def no_folder_left(settings: Settings) -> bool:
@@ -280,128 +270,12 @@ def test_shutdown_gives_the_lease_back(
     assert read_job(run(job).id).attempt == 1, "a worker that stops claims nothing"
 
 
-def test_running_limit(model: Model) -> None:
-    job = run(add_job(model, [["progress", "measuring"], HANG], running_seconds=2))
-    assert (job.status, problem_code(job)) == ("timed_out", "timed_out")
-    assert job.problem is not None
-    assert (job.problem["param"], job.problem["stage"]) == ("limits.running_seconds", "measuring")
-
-
-def test_a_child_that_hangs_fails(model: Model, settings_of: Callable[..., Settings]) -> None:
-    settings_of(step_seconds=2)
-    slow_but_alive = [action for _ in range(6) for action in (["sleep", 0.6], ["progress", "x"])]
-    job = run(add_job(model, [*slow_but_alive, ["print", "waiting for nothing"], HANG]))
-    assert (job.status, problem_code(job)) == ("failed", "timed_out")
-    assert job.started_at is not None
-    assert job.finished_at is not None
-    assert (job.finished_at - job.started_at).total_seconds() > 5, "as long as it spoke it was left alone"
-
-
-def test_too_much_memory(model: Model, settings_of: Callable[..., Settings]) -> None:
-    settings_of(child_memory_bytes=200 * 1024 * 1024)
-    job = run(add_job(model, [["progress", "pass:quantize"], ["eat", 500]]))
-    assert (job.status, problem_code(job)) == ("failed", "out_of_memory")
-    assert job.problem is not None
-    assert job.problem["stage"] == "pass:quantize"
-
-
-def test_the_kernel_takes_the_child_where_memory_runs_out(model: Model, small_memory: Path) -> None:
-    job = add_job(model, [["progress", "pass:quantize"], ["eat", 1000]])
-    code = (
-        "import os, pathlib, sys\n"
-        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
-        "from workers import supervisor\n"
-        "supervisor.run(sys.argv[2], sys.argv[3:])\n"
-    )
-    procs = str(small_memory / "cgroup.procs")
-    subprocess.run([sys.executable, "-c", code, procs, job.id, *FAKE_CHILD], check=True)
-    ended = read_job(job.id)
-    assert (ended.status, problem_code(ended)) == ("failed", "out_of_memory")
-    assert ended.problem is not None
-    assert ended.problem["detail"].startswith("the system ran out of memory")
-
-
-@pytest.fixture
-def small_memory(settings_of: Callable[..., Settings]) -> Iterator[Path]:
-    """A control group whose processes may hold 300 MiB, less than the watchdog allows."""
-    settings_of(child_memory_bytes=2**40)
-    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-    root, name = (v1, "memory.limit_in_bytes") if v1.is_dir() else (v2, "memory.max")
-    folder = root / f"burnish-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-        (folder / name).write_text("300M")
-    except OSError:
-        pytest.skip("only root may make a control group")
-    try:
-        yield folder
-    finally:
-        folder.rmdir()
-
-
-def test_a_full_disk(model: Model, small_disk: Path, settings_of: Callable[..., Settings]) -> None:
-    get_storage().materialize(model.digest or "", small_disk.parent / "kept")
-    settings_of(storage_dir=small_disk)
-    get_storage.cache_clear()
-    get_storage().put_tree(small_disk.parent / "kept")
-    job = run(add_job(model, [["progress", "building"], ["artifacts", "x" * 2_000_000]]))
-    assert (job.status, problem_code(job)) == ("failed", "disk_full")
-    assert rows(Artifact) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("only root may mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_subject_that_is_gone(model: Model) -> None:
     job = add_job(model)
     with transaction() as session:
         session.execute(delete(Model))
     job = run(job)
     assert (job.status, problem_code(job)) == ("failed", "not_found")
-
-
-def test_what_a_child_may(
-    model: Model,
-    tmp_path: Path,
-    settings_of: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    listener: str,
-) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    settings = settings_of(child_file_bytes=8 * 1024 * 1024)
-    job = add_job(model, [["report", str(tmp_path / "report")]])
-    with transaction() as session:
-        request = {**job.request, "options": {"no_cache": False, "reach": listener}}
-        session.execute(update(Job).values(request=request))
-    job = run(job)
-    assert job.status == "succeeded", job.problem
-    seen = json.loads((tmp_path / "report").read_text())
-    assert seen["subject"] == "not opened by these tests"
-    assert not [name for name in seen["environment"] if "AWS" in name or name == "BURNISH_DATABASE_URL"]
-    assert Path(seen["cwd"]).is_relative_to(settings.scratch_path)
-    assert Path(seen["environment"]["TMPDIR"]).is_relative_to(settings.scratch_path)
-    assert seen["file"] == "File too large"
-    assert seen["network"] is False
-
-
-@pytest.fixture
-def listener() -> Iterator[str]:
-    """Somebody who would answer, if the child could reach anybody."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_one_job_measures_at_a_time(
