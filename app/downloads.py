@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 
-CHUNK_BYTES = 1024 * 1024
 BREAKS = 5  # without a new byte in between
 
 Open = Callable[[str, Mapping[str, str]], httpx.Response]
@@ -79,7 +78,7 @@ def _fetch(
             )
         done = had if goes_on else 0
         with part.open("ab" if goes_on else "wb") as file:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 if progress is not None:

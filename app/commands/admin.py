@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.common import FAILED, Failure, JsonOption, print_json, print_rows, stderr, stdout
+from app.commands.common import FAILED, Failure, JsonOption, print_json, print_rows, stderr, stdout, when
 from app.errors import BurnishError
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ KEY_COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "id": lambda row: row["id"],
     "name": lambda row: row["name"],
     "scopes": lambda row: row["scopes"],
-    "created": lambda row: row["created_at"],
-    "expires": lambda row: row["expires_at"],
-    "revoked": lambda row: row["revoked_at"],
-    "last used": lambda row: row["last_used_at"],
+    "created": lambda row: when(row["created_at"]),
+    "expires": lambda row: when(row["expires_at"]),
+    "revoked": lambda row: when(row["revoked_at"]),
+    "last used": lambda row: when(row["last_used_at"]),
 }
 PROJECT_COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "id": lambda row: row["id"],
     "name": lambda row: row["name"],
-    "created": lambda row: row["created_at"],
+    "created": lambda row: when(row["created_at"]),
 }
 
 

@@ -15,6 +15,7 @@ from app.commands.common import (
     print_rows,
     shown,
     stdout,
+    when,
 )
 
 Json = dict[str, Any]
@@ -83,7 +84,7 @@ def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
         "host": lambda row: row["host"],
         "queues": lambda row: row["queues"],
         "runs": lambda row: row["jobs"],
-        "seen": lambda row: row["last_seen_at"],
+        "seen": lambda row: when(row["last_seen_at"]),
     }
     print_json(rows) if as_json else print_rows(columns, rows)
 

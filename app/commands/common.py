@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -13,6 +14,9 @@ from rich.table import Table
 from app.client import ApiProblem, Client, Unreachable
 from app.connection import NoConnection
 from app.downloads import DamagedDownload
+
+PIPE_COLUMNS = 240
+SHORT_CELL = 26  # an id's length and some: such cells are never broken
 
 DONE, FAILED, USAGE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -33,8 +37,8 @@ class Failure(Exception):
 
 
 def stdout() -> Console:
-    """The console for results."""
-    return Console(highlight=False)
+    """The console for results; in a pipe lines are as long as they are."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def stderr() -> Console:
@@ -56,12 +60,19 @@ def print_rows(
     columns: Mapping[str, Callable[[dict[str, Any]], Any]], rows: Iterable[dict[str, Any]]
 ) -> None:
     """A table: heading -> what to show of a row."""
+    cells = [[shown(show(row)) for show in columns.values()] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(columns):
-        table.add_column(heading, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*(escape(shown(show(row))) for show in columns.values()))
+        longest = max((len(line[number]) for line in cells), default=0)
+        table.add_column(heading, overflow="fold", no_wrap=longest <= SHORT_CELL)
+    for line in cells:
+        table.add_row(*map(escape, line))
     stdout().print(table)
+
+
+def when(time: str | None) -> str | None:
+    """A time of the service (RFC 3339, UTC) to the minute, in this machine's zone."""
+    return None if time is None else datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def shown(value: Any) -> str:

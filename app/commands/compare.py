@@ -61,6 +61,8 @@ def compare(
     than 5% above. larger: more bytes. worse: the intervals of the accuracies do not overlap, the second is worse.
     What cannot be told counts as a failure of --fail-if: a check that checks nothing must not pass.
     """
+    if first == second:
+        raise Failure("a job is always like itself: give two", status=USAGE)
     with connect(url) as client:
         before, after = client.show("jobs", first), client.show("jobs", second)
         higher_is_better = {row["name"]: row["higher_is_better"] for row in client.metrics()}
@@ -86,8 +88,8 @@ def compare(
         print_rows(
             {
                 "": lambda row: row["quantity"],
-                before["name"] or first: lambda row: row["first"],
-                after["name"] or second: lambda row: row["second"],
+                _heading(before, after): lambda row: row["first"],
+                _heading(after, before): lambda row: row["second"],
                 "verdict": lambda row: row["verdict"],
                 "why": lambda row: row["why"],
             },
@@ -137,6 +139,12 @@ def _below(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[bool | Non
     return False, "the intervals overlap" if (one.get("low") or 0) <= (
         other.get("high") or 0
     ) else "it is better"
+
+
+def _heading(job: Json, other: Json) -> str:
+    """A job's name, where that tells it from the other."""
+    name, id_ = job["name"], str(job["id"])
+    return str(name) if name and name != other["name"] else id_
 
 
 def _word(kind: Regression, verdict: Verdict) -> str:

@@ -20,6 +20,7 @@ from app.commands.common import (
     print_rows,
     stderr,
     stdout,
+    when,
 )
 from app.commands.optimize import show_outcome, watch
 from app.commands.resources import Columns, LimitOption, add_common, print_fields
@@ -36,7 +37,7 @@ COLUMNS: Columns = {
     "stage": lambda row: None if row["finished"] else row["stage"],
     "target": lambda row: [target["runtime"] for target in row["targets"]],
     "speed-up": lambda row: _speedup(row["result"]),
-    "created": lambda row: row["created_at"],
+    "created": lambda row: when(row["created_at"]),
 }
 
 

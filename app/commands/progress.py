@@ -23,7 +23,7 @@ def bytes_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(what), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -32,7 +32,7 @@ def bytes_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None
 def busy(console: Console, what: str) -> Iterator[None]:
     """A spinner, while nobody knows how long it takes."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(escape(what), total=None)
         yield
 
@@ -47,7 +47,7 @@ def job_bar(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
         TextColumn("{task.fields[message]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("queued", total=None, message="")
         told: set[tuple[int, int]] = set()
 

@@ -16,6 +16,7 @@ from app.commands.common import (
     shown,
     stderr,
     stdout,
+    when,
 )
 from app.commands.progress import busy, bytes_bar
 from app.commands.tables import bytes_text
@@ -35,7 +36,7 @@ MODEL_COLUMNS: Columns = {
     "status": lambda row: row["status"],
     "format": lambda row: row["format"],
     "size": lambda row: bytes_text(row["size_bytes"]),
-    "created": lambda row: row["created_at"],
+    "created": lambda row: when(row["created_at"]),
 }
 DATASET_COLUMNS: Columns = {
     "id": lambda row: row["id"],
@@ -44,7 +45,7 @@ DATASET_COLUMNS: Columns = {
     "samples": lambda row: row["samples"],
     "labels": lambda row: (row["labels"] or {}).get("name"),
     "size": lambda row: bytes_text(row["size_bytes"]),
-    "created": lambda row: row["created_at"],
+    "created": lambda row: when(row["created_at"]),
 }
 ARTIFACT_COLUMNS: Columns = {
     "id": lambda row: row["id"],
@@ -52,7 +53,7 @@ ARTIFACT_COLUMNS: Columns = {
     "file": lambda row: row["filename"],
     "size": lambda row: bytes_text(row["size_bytes"]),
     "job": lambda row: row["job"],
-    "created": lambda row: row["created_at"],
+    "created": lambda row: when(row["created_at"]),
 }
 
 

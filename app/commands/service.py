@@ -43,7 +43,8 @@ def up(
         service.ask_to_stop()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask_to_stop)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup asks for just that
+            signal.signal(number, ask_to_stop)
     try:
         if not as_json:
             console.print("starting …")
@@ -60,7 +61,7 @@ def up(
                 out.print(f"  key            {known} (for the commands of this user)", soft_wrap=True)
                 out.print("  try            burnish optimize model.onnx -o out/", soft_wrap=True)
                 out.print(
-                    "Ctrl-C stops it; started again on the same data, it goes on with what is unfinished."
+                    "Ctrl-C stops it. Started again on the same data, it goes on with what is left to do."
                 )
         service.wait()
     except EmbeddedError as error:

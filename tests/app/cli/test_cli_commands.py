@@ -1,0 +1,248 @@
+"""The command itself: exit statuses, help, keys, comparisons, and `check` on a real engine."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from app import __version__
+from app.commands.check import validity
+from app.commands.compare import larger, slower, worse
+from app.config import Settings
+
+ROOT = Path(__file__).parents[3]
+
+
+def burnish_command(
+    *arguments: str, home: Path, check: int | None = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `burnish` in a process of its own, that knows no service but what the test names."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("BURNISH_URL", "BURNISH_API_KEY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT,
+        env={**kept, "XDG_CONFIG_HOME": str(home), "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr + done.stdout
+    if check is not None:
+        assert done.returncode == check, done.stderr + done.stdout
+    return done
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert burnish_command("--version", home=tmp_path).stdout == f"burnish {__version__}\n"
+    text = burnish_command("--help", home=tmp_path).stdout
+    for name in ("optimize", "jobs", "models", "datasets", "artifacts", "download", "report", "passes", "runtimes",
+                 "metrics", "workers", "compare", "check", "up", "serve", "worker", "migrate", "keys", "projects"):  # fmt: skip
+        assert f" {name} " in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize"],
+        ["no-such-command"],
+        ["optimize", "model.onnx", "--no-such-option"],
+        ["optimize", "model.onnx", "--max-drop", "0.1"],
+        ["optimize", "model.onnx", "--pass", "a:b"],
+        ["compare", "job_1", "job_1"],
+        ["check", "no-such-directory"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
+    assert burnish_command(*arguments, home=tmp_path, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"BURNISH_URL": "http://127.0.0.1:1", "BURNISH_API_KEY": "k"}],
+    ids=["unknown", "absent"],
+)
+def test_no_service(environment: dict[str, str], tmp_path: Path) -> None:
+    done = burnish_command("jobs", "list", home=tmp_path, check=3, **environment)
+    assert "cannot be reached" in done.stderr
+    assert "burnish up" in done.stderr
+
+
+def test_a_full_directory_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = burnish_command("optimize", "m.onnx", "-o", str(tmp_path), home=tmp_path, check=2)
+    assert "holds no bundle" in done.stderr
+
+
+def test_keys_and_projects(burnish_sqlite: Settings, tmp_path: Path) -> None:
+    project = json.loads(burnish_command("projects", "create", "team", "--json", home=tmp_path).stdout)["id"]
+    made = burnish_command(
+        "keys", "create", "--name", "ci", "--scope", "read", "--project", project, home=tmp_path
+    )
+    secret, id_ = made.stdout.strip(), made.stderr.split(":")[0]
+    assert secret.startswith(f"brn_{id_.removeprefix('key_')}_")
+    rows = json.loads(burnish_command("keys", "list", "--project", project, "--json", home=tmp_path).stdout)
+    assert [(row["id"], row["scopes"], row["revoked_at"]) for row in rows] == [(id_, ["read"], None)]
+    burnish_command("keys", "revoke", id_, "--project", project, home=tmp_path)
+    rows = json.loads(burnish_command("keys", "list", "--project", project, "--json", home=tmp_path).stdout)
+    assert rows[0]["revoked_at"] is not None
+    assert id_ not in burnish_command("keys", "list", home=tmp_path).stdout
+    done = burnish_command("projects", "create", "team", home=tmp_path, check=1)
+    assert "already" in done.stderr
+
+
+def test_keys_without_a_database(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    done = burnish_command(
+        "keys", "list", "--data", str(data), home=tmp_path, check=1, BURNISH_DATABASE_URL=""
+    )
+    assert "burnish migrate" in done.stderr
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    result = json.loads(Path(__file__).with_name("result.json").read_text())
+    return {"id": "job_1", "subject": "mdl_1", "targets": [{"runtime": "onnxruntime-cpu"}], "result": result}
+
+
+def like(job: dict[str, Any], **speedup: float) -> dict[str, Any]:
+    other = copy.deepcopy(job)
+    other["result"]["comparison"]["speedup"] |= speedup
+    return other
+
+
+def test_slower_needs_intervals_apart(job: dict[str, Any]) -> None:
+    job = like(job, value=3.0, low=2.9, high=3.1)
+    assert slower(job, like(job, value=2.5, low=2.4, high=2.6)).regression is True
+    assert slower(job, like(job, value=2.9, low=2.8, high=3.0)).regression is False
+    assert slower(job, like(job, value=4.0, low=3.9, high=4.1)).regression is False
+    assert slower(job, like(job, value=2.5, low=None, high=None)).regression is None
+
+
+def test_slower_on_other_models_needs_five_percent(job: dict[str, Any]) -> None:
+    other = {**like(job), "subject": "mdl_2"}
+    latency = other["result"]["optimized"]["latency"]
+    before = latency["p50_ms"]
+    latency["p50_ms"] = before * 1.04
+    assert slower(job, other).regression is False
+    latency["p50_ms"] = before * 1.06
+    assert slower(job, other).regression is True
+
+
+def test_larger(job: dict[str, Any]) -> None:
+    other = like(job)
+    assert larger(job, other).regression is False
+    other["result"]["optimized"]["size_bytes"] += 1
+    assert larger(job, other).regression is True
+    assert larger(other, job).regression is False
+
+
+def test_worse_knows_which_way_is_better(job: dict[str, Any]) -> None:
+    other = like(job)
+    other["result"]["optimized"]["accuracy"] |= {"value": 0.9, "low": 0.88, "high": 0.92}
+    assert worse(job, other, {"top1": True}).regression is True
+    assert worse(other, job, {"top1": True}).regression is False
+    assert worse(job, other, {"top1": False}).regression is False
+    assert worse(other, job, {"top1": False}).regression is True
+    other["result"]["optimized"]["accuracy"] = None
+    assert worse(job, other, {"top1": True}).regression is None
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """A bundle of a real engine with the `run.py` that bundles carry."""
+    folder = tmp_path / "engine-bundle"
+    (folder / "engine").mkdir(parents=True)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "neg", [value], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "engine" / "model.onnx")
+    shutil.copy(ROOT / "workers" / "bundle" / "run.py", folder / "run.py")
+    x = np.array([1.0, 2.0], np.float32)
+    np.savez(folder / "samples.npz", **{"input:x": x, "output:y": -x})
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    manifest = {
+        "target": {"runtime": "onnxruntime-cpu", "params": {"threads": 1}},
+        "engine": {"entry": "engine/model.onnx"},
+        "validity": {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "architecture": os.uname().machine,
+            "cpu_features": [],
+        },
+        "samples": {
+            "file": "samples.npz",
+            "outputs": {"y": {"sha256": hashlib.sha256((-x).tobytes()).hexdigest(), "atol": 0.0}},
+        },
+        "files": files,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, bool | None]:
+    return {finding["what"]: finding["ok"] for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_check_a_good_engine(engine: Path, tmp_path: Path) -> None:
+    done = burnish_command("check", str(engine), "--json", home=tmp_path)
+    assert findings(done) == {
+        "files": True,
+        "architecture": True,
+        "runtime onnxruntime": True,
+        "outputs": True,
+    }
+    assert not list(engine.rglob("__pycache__"))
+
+
+def test_check_runs_nothing_that_was_changed(engine: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    (engine / "run.py").write_text(f"open({str(trace)!r}, 'w')")
+    done = burnish_command("check", str(engine), "--json", home=tmp_path, check=1)
+    assert findings(done)["files"] is False
+    assert "outputs" not in findings(done)
+    assert not trace.exists()
+
+
+def test_check_finds_other_outputs(engine: Path, tmp_path: Path) -> None:
+    x = np.array([1.0, 2.0], np.float32)
+    np.savez(engine / "samples.npz", **{"input:x": x, "output:y": x})
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["samples"]["outputs"]["y"]["sha256"] = hashlib.sha256(x.tobytes()).hexdigest()
+    digest = hashlib.sha256((engine / "samples.npz").read_bytes()).hexdigest()
+    manifest["files"]["samples.npz"]["sha256"] = digest
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    done = burnish_command("check", str(engine), home=tmp_path, check=1)
+    assert "FAIL  outputs: y differs by 4, 0 allowed" in done.stdout
+
+
+def test_validity_of_another_machine() -> None:
+    envelope = {
+        "architecture": "riscv128",
+        "cpu_features": ["avx1024"],
+        "runtime": "no-such-runtime",
+        "version": "1",
+    }
+    found = {finding.what: finding for finding in validity({"validity": envelope})}
+    assert [finding.ok for finding in found.values()] == [False, False, False]
+    assert "avx1024" in found["processor features"].detail
+    other = validity({"validity": {"runtime": "onnxruntime", "version": "0.1"}})
+    assert [finding.ok for finding in other] == [None]

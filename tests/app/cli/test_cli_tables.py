@@ -1,0 +1,102 @@
+"""A result as people read it, from one that a real job gave."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from app.commands.tables import bytes_text, ms_text, print_result
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("result.json").read_text())
+
+
+def text_of(result: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    print_result(Console(file=stream, width=200, highlight=False), result, "digits on onnxruntime-cpu")
+    return stream.getvalue()
+
+
+def row_of(text: str, label: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"│ {label} "))
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_every_number_is_shown(result: dict[str, Any]) -> None:
+    text = text_of(result)
+    before, after = result["baseline"], result["optimized"]
+    assert row_of(text, "size") == ["size", bytes_text(before["size_bytes"]), bytes_text(after["size_bytes"])]
+    for name in ("p50", "p90"):
+        times = [ms_text(side["latency"][f"{name}_ms"]) for side in (before, after)]
+        assert row_of(text, f"latency {name}") == [f"latency {name}", *times]
+    assert row_of(text, "throughput")[1].endswith("/s")
+    assert row_of(text, "peak memory")
+    assert f"{after['accuracy']['value']:.4g} (" in row_of(text, "top1")[2]
+    speedup = result["comparison"]["speedup"]
+    assert (
+        f"{speedup['value']:.4g}× ({speedup['low']:.4g} to {speedup['high']:.4g}) {speedup['verdict']}"
+        in text
+    )
+    assert "fidelity    logits: cosine" in text
+    assert "in budget   yes" in text
+    for sentence in result["comparison"]["why"]:
+        assert f"why: {sentence}" in text
+
+
+def test_what_was_not_measured_is_left_out(result: dict[str, Any]) -> None:
+    for side in (result["baseline"], result["optimized"]):
+        side["accuracy"] = None
+        side["latency"]["p99_ms"] = None
+    result["comparison"] |= {"accuracy_drop": None, "within_budget": None}
+    text = text_of(result)
+    for absent in ("p99", "top1", "accuracy", "drop", "budget"):
+        assert absent not in text
+
+
+def test_one_missing_side_shows_as_a_dash(result: dict[str, Any]) -> None:
+    result["baseline"]["latency"]["p99_ms"] = None
+    result["optimized"]["latency"]["p99_ms"] = 1.0
+    assert row_of(text_of(result), "latency p99") == ["latency p99", "–", "1 ms"]
+
+
+def test_reference_stands_beside(result: dict[str, Any]) -> None:
+    result["reference"] = result["baseline"]
+    assert len(row_of(text_of(result), "size")) == 4
+
+
+@pytest.mark.parametrize(
+    ("verdict", "budget", "words"),
+    [
+        ("slower", False, ["slower", "in budget   no"]),
+        ("no_difference", "undecided", ["no difference", "undecided"]),
+        ("unstable", None, ["unstable"]),
+    ],
+)
+def test_verdicts(result: dict[str, Any], verdict: str, budget: object, words: list[str]) -> None:
+    result["comparison"]["speedup"]["verdict"] = verdict
+    result["comparison"]["within_budget"] = budget
+    text = text_of(result)
+    assert all(word in text for word in words)
+
+
+def test_names_from_a_model_are_no_markup(result: dict[str, Any]) -> None:
+    outputs = result["comparison"]["fidelity"]["outputs"]
+    outputs["[bold]x[/bold]"] = outputs["logits"]
+    result["warnings"] = ["[red]beware[/red]"]
+    text = text_of(result)
+    assert "[bold]x[/bold]: cosine" in text
+    assert "warning: [red]beware[/red]" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1023 * 1024, "1023 KiB"), (1536 * 1024, "1.5 MiB"),
+     (5 * 2**40, "5120 GiB")],
+)  # fmt: skip
+def test_bytes(size: int, text: str) -> None:
+    assert bytes_text(size) == text
