@@ -1,6 +1,7 @@
 """Unpacking uploaded archives: plain files below one folder, within limits that hold while writing."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -187,6 +188,11 @@ def too_large(max_bytes: int) -> PayloadTooLarge:
     )
 
 
+def is_damage(error: OSError) -> bool:
+    """Whether an error is the archive's (no number, or a position that cannot be), not the disk's."""
+    return error.errno in (None, errno.EINVAL)
+
+
 @contextmanager
 def damage_named() -> Iterator[None]:
     """What the libraries raise on damaged archives becomes one error.
@@ -207,8 +213,8 @@ def damage_named() -> Iterator[None]:
         NotImplementedError,
         OSError,
     ) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the archive's
+        if isinstance(error, OSError) and not is_damage(error):
+            raise
         raise InvalidModel(
             f"the archive cannot be read: {str(error)[:300]}", hint="pack it again and compare checksums"
         ) from error

@@ -1,5 +1,7 @@
 """Reading `.npz` a row at a time: each array is a stream, decompressed as it is read, never held whole."""
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,10 +15,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from app.errors import InvalidDataset
+from workers.archive import is_damage
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
 _SAVE_AGAIN = "write it again with numpy.savez or numpy.savez_compressed"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, KeyError, RuntimeError, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,4 +147,6 @@ def _damage_named(what: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise
         raise InvalidDataset(f"{what}: {str(error)[:300]}", hint=_SAVE_AGAIN) from error

@@ -4,6 +4,8 @@ import os
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from app.errors import InvalidModel, PayloadTooLarge
 from app.storage import TreeFile, parse_tree, tree_text
 from tests.workers.formats.uploads import LIMIT_BYTES, LIMIT_FILES, tarred, zipped
-from workers.archive import unpack
+from workers.archive import is_archive, unpack
 
 KINDS = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 
@@ -170,3 +172,17 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(InvalidModel, match="encrypted"):
         unpacked(file)
+
+
+def test_damage_anywhere_is_the_archives_fault(
+    tmp_path: Path, damaged: Callable[[bytes], list[bytes]]
+) -> None:
+    members = [("net/m.onnx", bytes(range(256))), ("net/w.bin", os.urandom(1000))]
+    for kind in KINDS:
+        original = pack(kind, tmp_path / kind, members).read_bytes()
+        for number, data in enumerate(damaged(original)):
+            file = tmp_path / f"{kind}-{number}"
+            file.write_bytes(data)
+            if is_archive(file):
+                with suppress(InvalidModel, PayloadTooLarge):
+                    unpacked(file)
