@@ -184,11 +184,13 @@ def test_a_launch_dies_with_its_parent(small: EngineUnderTest, feeds: Path, tmp_
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:
-        launched = Launched(small, feeds, allowed_cpus(), tmp_path)
-        launched.wait_ready()
-        os.write(writing, str(launched._process.pid).encode())
-        time.sleep(60)
-        os._exit(0)
+        try:
+            launched = Launched(small, feeds, allowed_cpus(), tmp_path)
+            launched.wait_ready()
+            os.write(writing, str(launched._process.pid).encode())
+            time.sleep(60)
+        finally:
+            os._exit(0)
     os.close(writing)
     pid = int(os.read(reading, 20))
     os.close(reading)
