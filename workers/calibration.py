@@ -5,8 +5,10 @@ which counts magnitudes into histograms of a known width: nothing is kept of a s
 of the samples does not matter.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from app.errors import InvalidDataset
 from workers.context import Feeds, Samples
 from workers.feeds import plan_feeds
 from workers.onnx_errors import refused
-from workers.onnx_files import signature_of
+from workers.onnx_files import save_onnx, signature_of
 
 Method = Literal["minmax", "entropy", "percentile"]
 Ranges = dict[str, tuple[float, float]]
@@ -180,10 +182,10 @@ def _run(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with refused("running calibration samples"):
-        session = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with tempfile.TemporaryDirectory() as folder, refused("running calibration samples"):
+        path = save_onnx(probe, Path(folder)).path
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for feed in _feeds(model, samples, limit):
             yield dict(zip(outputs, session.run(outputs, feed), strict=True))
 

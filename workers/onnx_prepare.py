@@ -6,7 +6,7 @@ from onnx import numpy_helper, version_converter
 
 from app.errors import InvalidModel
 from workers.onnx_errors import ONNX_ERRORS
-from workers.onnx_files import graphs, opset_of, subgraphs
+from workers.onnx_files import EXTERNAL_TENSOR_BYTES, graphs, opset_of, subgraphs, tensor_bytes
 
 
 def prepare(model: onnx.ModelProto, stage: str, *, least_opset: int) -> onnx.ModelProto:
@@ -120,11 +120,28 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 
 
 def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the type of every value that ONNX's shape inference can tell; the model itself where it fails."""
+    """The model with the type of every value that ONNX's shape inference can tell; as it was where that fails.
+
+    Inference sees large weights by type and shape alone, so that the model may be larger than a protobuf can be.
+    """
+    outline = onnx.ModelProto()
+    outline.CopyFrom(model)
+    for graph in graphs(outline.graph):
+        for tensor in graph.initializer:
+            if tensor_bytes(tensor) > EXTERNAL_TENSOR_BYTES:
+                dims, kind, name = list(tensor.dims), tensor.data_type, tensor.name
+                tensor.Clear()
+                tensor.dims.extend(dims)
+                tensor.data_type, tensor.name = kind, name
+                tensor.data_location = onnx.TensorProto.EXTERNAL
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(outline, data_prop=True)
     except ONNX_ERRORS:
         return model
+    for mine, theirs in zip(graphs(model.graph), graphs(inferred.graph), strict=True):
+        del mine.value_info[:]
+        mine.value_info.extend(theirs.value_info)
+    return model
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -185,7 +185,7 @@ _SPECS = (
         params=SimplifyParams,
         consumes=ANY_PRECISION,
         produces=None,
-        over_2gb=False,
+        over_2gb=True,
         packages=("onnxslim", "onnx"),
     ),
     PassSpec(
@@ -195,7 +195,7 @@ _SPECS = (
         params=ToFp16Params,
         consumes=frozenset({"fp32"}),
         produces="fp16",
-        over_2gb=False,
+        over_2gb=True,
         packages=("onnx", "numpy"),
     ),
     PassSpec(
@@ -205,7 +205,7 @@ _SPECS = (
         params=QuantizeDynamicParams,
         consumes=frozenset({"fp32"}),
         produces="int8-dynamic",
-        over_2gb=False,
+        over_2gb=True,
         packages=("onnxruntime", "onnx"),
     ),
     PassSpec(
@@ -215,7 +215,7 @@ _SPECS = (
         params=QuantizeStaticParams,
         consumes=frozenset({"fp32"}),
         produces="int8",
-        over_2gb=False,
+        over_2gb=True,
         inputs={"calibration": "required-or-synthetic"},
         packages=("onnxruntime", "onnx", "numpy"),
     ),
@@ -226,7 +226,7 @@ _SPECS = (
         params=QuantizeWeightsParams,
         consumes=frozenset({"fp32", "fp16"}),
         produces="weights-4bit",
-        over_2gb=False,
+        over_2gb=True,
         packages=("onnxruntime", "onnx"),
     ),
 )

@@ -2,7 +2,11 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -26,6 +30,7 @@ SNR_DB = {
     "quantize-weights": 15,
 }
 MAX_DROP = 0.03
+ROOT = Path(__file__).parents[3]
 NAMES = sorted(PASSES)
 NETWORKS = ["cnn", "mlp"]
 
@@ -74,6 +79,46 @@ def test_is_deterministic_and_names_its_tree(name: str, cnn: Network, apply: Cal
     first, second = (apply(name, cnn.model, cnn.train)[0] for _ in range(2))
 
     assert first.digest == second.digest == tree_digest(first.root) == tree_digest(second.root)
+
+
+PROCESS = """
+import json, sys, tempfile
+from pathlib import Path
+import numpy as np
+from app.catalog.passes import PASSES
+from workers import passes
+from workers.context import PassContext
+from workers.model_handle import ModelHandle
+
+class Images:
+    digest, count, synthetic, inputs = "", 40, False, {"images": ("float32", (1, 8, 8))}
+    def batches(self, size, limit=None):
+        images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
+        for start in range(0, 40, size):
+            yield {"images": images[start : start + size]}, None
+
+digests = {}
+for name, spec in PASSES.items():
+    context = PassContext(out=Path(tempfile.mkdtemp(dir=sys.argv[2])), samples={"calibration": Images()})
+    model = ModelHandle(Path(sys.argv[1]), "model.onnx", "onnx", "")
+    digests[name] = passes.registry.get(name)(model, spec.params(), context).digest
+print(json.dumps(digests))
+"""
+
+
+def test_two_processes_give_the_same_bytes(network: Network, tmp_path: Path):
+    """Python's hash seed, which differs between processes, orders sets: it must not reach the model."""
+    digests = []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-W", "ignore", "-c", PROCESS, str(network.model.root), str(tmp_path)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT
+        )
+        digests.append(json.loads(done.stdout.splitlines()[-1]))
+
+    assert digests[0] == digests[1]
+    assert set(digests[0]) == set(PASSES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -233,30 +233,29 @@ import resource, sys, tempfile
 from pathlib import Path
 import numpy as np
 from app.catalog.passes import PASSES
-from tests.workers.engines.networks import ArraySamples
 from workers import passes
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 
 root, count, method = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
-class Stream(ArraySamples):
-    def __init__(self):
-        super().__init__({"images": np.zeros((1, 1, 8, 8), np.float32)})
+class Stream:
+    digest, synthetic, inputs = "", False, {"images": ("float32", (1, 8, 8))}
+    def __init__(self, count):
         self.count = count
     def batches(self, size, limit=None):
         rng = np.random.default_rng(0)
-        for start in range(0, count, size):
-            yield {"images": rng.random((min(size, count - start), 1, 8, 8), dtype=np.float32)}, None
+        for start in range(0, self.count, size):
+            yield {"images": rng.random((min(size, self.count - start), 1, 8, 8), dtype=np.float32)}, None
 
 def run(samples):
     context = PassContext(out=Path(tempfile.mkdtemp()), samples={"calibration": samples})
     params = PASSES["quantize-static"].params(method=method)
     passes.registry.get("quantize-static")(ModelHandle(root, "model.onnx", "onnx", ""), params, context)
 
-run(ArraySamples({"images": np.zeros((4, 1, 8, 8), np.float32)}))
+run(Stream(16))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(Stream())
+run(Stream(count))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

@@ -1,0 +1,64 @@
+"""Models whose weights pass protobuf's 2 GB, through every pass that says it can; about 12 GB of memory each."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from app.catalog.passes import PASSES
+from app.catalog.runtimes import OnnxRuntimeCpuParams
+from app.catalog.spec import PROTOBUF_LIMIT_BYTES
+from tests.workers.engines.networks import ArraySamples
+from workers.model_handle import ModelHandle
+from workers.onnx_files import save_onnx
+from workers.onnx_proof import open_session
+from workers.runtimes import registry
+
+WIDTH, LAYERS = 8192, 9
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    """Matrix products with 2.25 GB of weights."""
+    rng = np.random.default_rng(0)
+    names = ["x", *(f"h{i}" for i in range(LAYERS - 1)), "y"]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) * 0.01, f"w{i}")
+        for i in range(LAYERS)
+    ]
+    nodes = [
+        helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"m{i}") for i in range(LAYERS)
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH]) for name in "xy")
+    graph = helper.make_graph(nodes, "large", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    handle = save_onnx(model, tmp_path_factory.mktemp("large"))
+    assert handle.size_bytes > PROTOBUF_LIMIT_BYTES
+    return handle
+
+
+@pytest.mark.parametrize("name", sorted(name for name, spec in PASSES.items() if spec.over_2gb))
+def test_passes_take_large_models(name, large, apply, signal):
+    x = np.random.default_rng(1).standard_normal((4, WIDTH)).astype(np.float32)
+    model, _ = apply(name, large, ArraySamples({"x": x}))
+
+    onnx.checker.check_model(str(model.path))
+    assert signal(open_session(large).run(None, {"x": x})[0], open_session(model).run(None, {"x": x})[0]) > 10
+
+
+def test_engines_of_large_models_keep_their_weights_beside_them(large, tmp_path: Path):
+    runtime, params = registry.get("onnxruntime-cpu"), OnnxRuntimeCpuParams()
+    engine = runtime.build(large, params, tmp_path)
+
+    assert (tmp_path / "model.onnx.data").stat().st_size > PROTOBUF_LIMIT_BYTES
+    x = np.ones((1, WIDTH), np.float32)
+    np.testing.assert_allclose(
+        runtime.load(engine, params).run({"x": x})["y"],
+        open_session(large).run(None, {"x": x})[0],
+        rtol=1e-3,
+        atol=1e-2,
+    )
