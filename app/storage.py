@@ -128,13 +128,15 @@ class DiskStorage:
         """Store every regular file below a directory; the digest names the tree, the size is the sum of its files'.
 
         Raises:
-            ValueError: the directory is empty, or holds something that is neither file nor directory.
+            ValueError: the directory is empty, or holds something that is neither file nor directory, or a line break in a name.
         """
         entries: list[TreeFile] = []
         total = 0
         for path in sorted(files.rglob("*")):
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise ValueError(f"{path.relative_to(files)} is neither a file nor a directory")
+            if path.name.splitlines() != [path.name]:
+                raise ValueError(f"{path.name!r} would break the lines of the tree's text")
             if path.is_file():
                 blob = self.put_file(path)
                 total += blob.size_bytes

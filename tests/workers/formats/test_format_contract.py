@@ -125,3 +125,12 @@ def test_damage_ends_in_a_problem_that_names_the_upload(
         "payload_too_large",
     }
     assert codes
+
+
+@pytest.mark.parametrize("name", ["a\n" + "0" * 64 + "  b", "a\u2028b", "a\r"])
+def test_a_name_cannot_smuggle_a_line_into_a_trees_text(name: str, tmp_path: Path) -> None:
+    """A child that was taken over could lay out such a file; its digest would be another project's blob."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="lines of the tree"):
+        DiskStorage(tmp_path / "store").put_tree(tmp_path / "tree")
