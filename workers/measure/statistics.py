@@ -24,7 +24,7 @@ def ratio_interval(first: np.ndarray, second: np.ndarray, seed: int) -> Interval
     geometric mean of its two `first` blocks over that of its two `second` blocks, in which a linear drift of the machine
     cancels; the estimate is the median of all rounds, which a disturbance of some does not move. Percentile bootstrap,
     widened by sqrt(n / (n - 1)) for n launches, by as much as resampling n of them is too narrow (Hesterberg, What
-    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). With five launches 92 to 98 of
+    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). With five launches 91 to 99 of
     100 such intervals hold the true ratio, see `tests/workers/measure/test_statistics.py`.
     """
     rounds = _round_logs(first) - _round_logs(second)
