@@ -183,9 +183,9 @@ def test_datasets_must_be_there_ready_and_fit(api: TestClient) -> None:
     other_name = make_dataset(inputs={"picture": {"dtype": "float32", "shape": [1, 8, 8]}})
     problem = assert_problem(with_calibration(other_name), 422, "signature_mismatch")
     assert "'image'" in problem["detail"]
-    other_type = make_dataset(inputs={"image": {"dtype": "float64", "shape": [1, 8, 8]}})
+    other_type = make_dataset(inputs={"image": {"dtype": "int64", "shape": [1, 8, 8]}})
     problem = assert_problem(with_evaluation(other_type), 422, "signature_mismatch")
-    assert "float64" in problem["detail"]
+    assert "int64" in problem["detail"]
     other_shape = make_dataset(inputs={"image": {"dtype": "float32", "shape": [1, 8, 9]}})
     problem = assert_problem(with_evaluation(other_shape), 422, "signature_mismatch")
     assert "[1, 8, 9]" in problem["detail"]
