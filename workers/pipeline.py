@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import BudgetNotMet
+from app.errors import BudgetNotMet, SignatureMismatch
 from workers import passes, runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
+from workers.distributions import versions_of
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
@@ -116,7 +116,7 @@ def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: Mode
         "input": model.digest,
         "inputs": {role: sample_set.digest for role, sample_set in samples.items()},
         "seed": attempt.assignment.seed,
-        "packages": {name: version(name) for name in spec.packages},
+        "packages": versions_of(spec.packages),
         "hardware": hardware_key() if spec.hardware else None,
     }
     outcome = attempt.steps.stored(name, cause, work)
@@ -218,6 +218,13 @@ def measure_alone(
                 read_by_passes=calibration_samples(attempt),
             ),
         )
+    except SignatureMismatch as error:
+        if samples.synthetic and error.hint is None:
+            error.hint = (
+                "the model does not run on random inputs that fit its signature: upload a dataset of real ones and "
+                "name it (`--evaluate`, `--dataset`), or say what its free dimensions are when you upload it (`--signature`)"
+            )
+        raise
     finally:
         attempt.supervisor.ask("release", device=runtime.device)
 

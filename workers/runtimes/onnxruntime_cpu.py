@@ -3,7 +3,6 @@
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from onnxruntime import ExecutionMode, GraphOptimizationLevel, InferenceSession,
 from app.catalog.runtimes import RUNTIMES, OnnxRuntimeCpuParams
 from app.catalog.spec import Params
 from app.errors import SignatureMismatch
+from workers.distributions import versions_of
 from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain, refused
 from workers.onnx_files import ENTRY, EXTERNAL_TENSOR_BYTES, GRAPH_ALLOWANCE_BYTES, WEIGHTS
@@ -121,7 +121,7 @@ class OnnxRuntimeCpu:
 
     def versions(self) -> Mapping[str, str]:
         """Distributions that matter for results."""
-        return {name: version(name) for name in SPEC.packages}
+        return versions_of(SPEC.packages)
 
 
 def usable_processors() -> int:
