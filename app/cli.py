@@ -43,6 +43,7 @@ app.command(rich_help_panel=SERVICE)(service.up)
 app.command(rich_help_panel=SERVICE)(service.serve)
 app.command(rich_help_panel=SERVICE)(service.worker)
 app.command(rich_help_panel=SERVICE)(service.migrate)
+app.command(rich_help_panel=SERVICE)(service.gc)
 app.add_typer(admin.keys, name="keys", rich_help_panel=ADMIN)
 app.add_typer(admin.projects, name="projects", rich_help_panel=ADMIN)
 

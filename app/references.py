@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import select, union
+from sqlalchemy import CompoundSelect, select, union
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
@@ -27,20 +27,39 @@ def release(session: Session, *, blobs: Iterable[str] = (), trees: Iterable[str 
     after_commit(session, lambda: _remove_unreferenced(single.union(*map(_with_files, named))))
 
 
+def collect() -> tuple[int, int]:
+    """Remove every stored file that no row refers to and that is older than `GRACE_SECONDS`; (files, bytes) removed.
+
+    Safe while API and workers run: bytes that are about to get a row are young, or become so when they are stored again.
+    """
+    storage = get_storage()
+    stored = set(storage.digests())
+    with transaction(readonly=True) as session:
+        kept = set(session.scalars(_named_blobs()))
+        kept = kept.union(*map(_with_files, session.scalars(_named_trees())))
+    sizes = (storage.delete(digest, GRACE_SECONDS) for digest in stored - kept)
+    freed = [size for size in sizes if size is not None]
+    return len(freed), sum(freed)
+
+
 def referenced(session: Session, candidates: set[str]) -> set[str]:
     """Those of some blobs that a row refers to: by itself, as a tree, or as a file of a tree."""
-    blobs = union(
-        select(Model.upload_digest), select(Dataset.upload_digest), select(Artifact.digest)
-    ).subquery()
-    trees = union(
-        select(Model.digest), select(Dataset.digest), select(Artifact.tree_digest), select(StepResult.digest)
-    ).subquery()
+    blobs = _named_blobs().subquery()
     kept = set(session.scalars(select(blobs).where(blobs.c[0].in_(candidates))))
-    for tree in session.scalars(select(trees).where(trees.c[0].is_not(None))):
+    for tree in session.scalars(_named_trees()):
         kept |= candidates & _with_files(tree)
         if kept >= candidates:
             break
     return kept
+
+
+def _named_blobs() -> CompoundSelect[str]:
+    return union(select(Model.upload_digest), select(Dataset.upload_digest), select(Artifact.digest))
+
+
+def _named_trees() -> CompoundSelect[str]:
+    columns = (Model.digest, Dataset.digest, Artifact.tree_digest, StepResult.digest)
+    return union(*(select(column).where(column.is_not(None)) for column in columns))
 
 
 def _remove_unreferenced(candidates: set[str]) -> None:

@@ -201,8 +201,8 @@ class DiskStorage:
         """Whether a blob is stored."""
         return self._blob_path(digest).is_file()
 
-    def delete(self, digest: str, older_than_seconds: float = 0.0) -> None:
-        """Forget a blob; nothing happens where there is none, or where it was stored again so lately.
+    def delete(self, digest: str, older_than_seconds: float = 0.0) -> int | None:
+        """Forget a blob; its size, or None where there is none, or where it was stored again so lately.
 
         The file is moved aside before its age is read: whoever stores the same bytes meanwhile loses nothing.
         """
@@ -211,11 +211,13 @@ class DiskStorage:
         try:
             path.replace(aside)
         except FileNotFoundError:
-            return
-        if time.time() - aside.stat().st_mtime < older_than_seconds:
+            return None
+        found = aside.stat()
+        if time.time() - found.st_mtime < older_than_seconds:
             aside.replace(path)
-        else:
-            aside.unlink()
+            return None
+        aside.unlink()
+        return found.st_size
 
     def digests(self) -> Iterator[str]:
         """Every stored blob."""
