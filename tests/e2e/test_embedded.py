@@ -94,6 +94,11 @@ def until(true: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         time.sleep(0.1)
 
 
+def new_children(others: set[psutil.Process]) -> list[psutil.Process]:
+    """What this process has started, and what that has, less servers of other tests."""
+    return [one for one in psutil.Process().children(recursive=True) if one not in others]
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     """Whether they have all ended; one that nobody has reaped yet has."""
     return not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -153,12 +158,13 @@ def test_killed_without_warning_it_leaves_nobody_behind(tmp_path: Path) -> None:
 
 def test_parts_that_die_are_started_again(tmp_path: Path) -> None:
     said: list[str] = []
+    others = set(new_children(set()))
     with (
         Embedded(tmp_path / "data", say=said.append) as service,
         Client(service.url, service.api_key) as client,
     ):
         workers = {worker["id"] for worker in client.workers()}
-        family = psutil.Process().children(recursive=True)
+        family = new_children(others)
         for word in ("serve", "inspect"):
             (found,) = [one for one in family if word in one.cmdline()]
             found.kill()
@@ -172,13 +178,14 @@ def test_parts_that_die_are_started_again(tmp_path: Path) -> None:
 
 
 def test_a_part_that_dies_again_and_again_ends_it(tmp_path: Path) -> None:
+    others = set(new_children(set()))
     with Embedded(tmp_path / "data") as service:
-        family = psutil.Process().children(recursive=True)
+        family = new_children(others)
         over = threading.Event()
 
         def kill_inspectors() -> None:
             while not over.wait(0.1):
-                for one in psutil.Process().children(recursive=True):
+                for one in new_children(others):
                     with contextlib.suppress(psutil.Error):
                         if "inspect" in one.cmdline():
                             one.kill()
