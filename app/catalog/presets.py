@@ -18,6 +18,8 @@ def cpu_preset(context: PresetContext) -> PresetChoice:
     - Convolutional networks: `simplify`, then `quantize-static` where calibration data (or leave to use generated
       data) is at hand; otherwise `simplify` alone. Never dynamic quantization, which made resnet18 3.5 times and
       mobilenetv2 8 times slower.
+    - Convolutions inside control flow alone (an `If` around the network): `simplify` alone, as static quantization leaves
+      the branches, and dynamic quantization does not pay for convolutions.
     - Networks of MatMul, Gemm or LSTM without convolutions (transformers): `simplify`, then `quantize-dynamic`, which
       halves a BERT's latency; static 8 bit is no faster there and less exact.
     - Anything else, networks with convolutions before recurrent layers among them: `simplify` alone where there is no
@@ -30,6 +32,14 @@ def cpu_preset(context: PresetContext) -> PresetChoice:
             [simplify], [f"The model is {context.model.precision} already: its numbers are left as they are."]
         )
     convolutions = _count(operators, CONVOLUTIONS)
+    if convolutions and convolutions == _count(context.model.control_flow, CONVOLUTIONS):
+        return PresetChoice(
+            [simplify],
+            [
+                f"All {convolutions} convolutions are inside control flow, which static quantization leaves as it is; "
+                "name `quantize-dynamic` in a recipe to make the rest smaller."
+            ],
+        )
     if convolutions:
         return _convolutional(context, simplify, convolutions)
     matrix = _count(operators, DYNAMIC)

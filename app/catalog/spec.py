@@ -55,6 +55,9 @@ class ModelFacts:
     size_bytes: int
     inputs: tuple[Mapping[str, Any], ...]  # {name, dtype, shape}; a free dimension is a string or None
     outputs: tuple[Mapping[str, Any], ...]
+    control_flow: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of `operators`, those inside If, Loop and Scan
 
 
 @dataclass(frozen=True)

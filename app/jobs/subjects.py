@@ -35,6 +35,7 @@ class Subject:
             size_bytes=self.facts["size_bytes"],
             inputs=tuple(self.signature["inputs"]),
             outputs=tuple(self.signature["outputs"]),
+            control_flow=self.facts.get("control_flow", {}),
         )
 
 

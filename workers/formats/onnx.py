@@ -1,6 +1,7 @@
 """ONNX: is it valid, what does it take and give, what is in it. Weights beside the protobuf are checked, not loaded."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from workers.formats.weights import (
     parameters,
     tensors,
 )
+from workers.onnx_files import graphs
 from workers.onnx_nodes import nodes_of
 
 FORMAT = "onnx"
@@ -138,6 +140,7 @@ def describe(
         "flops": flops,
         "flops_note": note,
         "operators": dict(Counter(node.op_type for node in nodes).most_common()),
+        "control_flow": dict(Counter(node.op_type for node in inner_nodes(model)).most_common()),
         "domains": domains,
         "custom_domains": sorted({node.domain for node in nodes} - STANDARD_DOMAINS),
         "precision": precision,
@@ -147,6 +150,13 @@ def describe(
         "warnings": [*warnings, *doubts][:_LISTED],
     }
     return {"signature": signature(given, model), "facts": facts}
+
+
+def inner_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes inside control flow, at any depth."""
+    _outer, *inner = graphs(model.graph)
+    for graph in inner:
+        yield from graph.node
 
 
 def signature(model: onnx.ModelProto, inferred: onnx.ModelProto | None = None) -> dict[str, Any]:

@@ -284,6 +284,18 @@ def test_matrix_products_and_lstms_are_quantized_dynamically_without_data():
     assert names(preset({"Add": 2})) == ["simplify"]
 
 
+def test_convolutions_that_static_quantization_cannot_reach_are_left():
+    facts = model(operators={"Conv": 12, "If": 1, "LSTM": 2}, control_flow={"Conv": 12, "LSTM": 2})
+    found = plan(None, facts, TARGET, dataset(), None, Options(), calibration_hint="dat_1")
+    assert names(found) == ["simplify"]
+    assert "control flow" in found.notes[0]
+    partly = dataclasses.replace(facts, control_flow={"Conv": 2})
+    assert names(plan(None, partly, TARGET, dataset(), None, Options(), calibration_hint="dat_1")) == [
+        "simplify",
+        "quantize-static",
+    ]
+
+
 def test_what_is_not_fp32_is_left_in_its_precision():
     for precision in ("fp16", "int8", "mixed"):
         found = preset({"Conv": 3}, "dat_1", precision)

@@ -17,7 +17,7 @@ from workers.onnx_files import tree_digest
 
 FACTS = {
     "opset", "parameters", "flops", "flops_note", "operators", "domains", "precision", "size_bytes", "entry",
-    "over_2gb", "producer",
+    "over_2gb", "producer", "control_flow",
 }  # fmt: skip
 
 

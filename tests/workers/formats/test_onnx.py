@@ -122,6 +122,7 @@ def test_parameters_are_elements_constants_and_subgraphs_included(tmp_path: Path
     facts = facts_of(model, tmp_path)
     assert facts["parameters"] == 12
     assert facts["operators"] == {"Add": 3, "Constant": 1, "Cast": 1, "If": 1}
+    assert facts["control_flow"] == {"Add": 2}
 
 
 def test_model_functions_are_looked_into(tmp_path: Path) -> None:
