@@ -39,12 +39,6 @@ def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
         NotFound, Conflict, InvalidModel, InvalidDataset: what it names is missing, not inspected yet, or rejected.
         InvalidParams, SignatureMismatch: its fields do not fit each other or the data.
     """
-    if request.recipe is not None and request.inputs:
-        raise InvalidParams(
-            "`inputs` is for presets: a recipe's passes name their data themselves",
-            param="inputs",
-            hint="move it into the `inputs` of the pass that reads it",
-        )
     if request.budget is not None and request.evaluation is None:
         raise InvalidParams(
             "a budget needs an evaluation to be held against",

@@ -81,7 +81,8 @@ class OptimizeRequest(RequestSchema):
     recipe: Recipe | None = Field(None, description="The passes; absent: the target's preset.")
     inputs: dict[InputRole, Id] = Field(
         default_factory=dict,
-        description="Without a recipe: the data that the preset's passes may read, by role.",
+        description="Data by role: what a preset's passes read, and what both models are compared on where there is no "
+        "`evaluation`. A recipe's passes name their own.",
     )
     targets: list[TargetRequest] = Field(
         min_length=1, max_length=20, description="More than one: a parent job with a child for each."

@@ -176,7 +176,6 @@ def log_text(session: Session, project_id: str, job_id: str) -> str:
 def _queue(session: Session, project_id: str, grounds: Grounds, planned: Planned, **columns: Any) -> Job:
     own = {
         "recipe": planned.recipe.model_dump(mode="json"),
-        "inputs": {},
         "targets": [planned.target.model_dump(mode="json")],
     }
     queue = queue_for(planned.target.runtime)
