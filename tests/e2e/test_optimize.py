@@ -1,6 +1,8 @@
 """The main job, over HTTP, through real workers, on real networks."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -83,6 +85,9 @@ def test_a_changed_engine_does_not_pass_its_own_check(
     job = service.optimize(uploaded[0], [])
     bundle = service.bundle(job)
     assert run_alone(bundle)["ok"]
+    bare = subprocess.run([sys.executable, "-I", "-S", bundle / "run.py"], capture_output=True, text=True)
+    assert bare.returncode == 2
+    assert "No module named 'onnxruntime'" in bare.stderr
     manifest = json.loads((bundle / "manifest.json").read_text())
     engine = bundle / manifest["engine"]["entry"]
     model = onnx.load(str(engine))
