@@ -165,8 +165,9 @@ def test_parts_that_die_are_started_again(tmp_path: Path) -> None:
     ):
         workers = {worker["id"] for worker in client.workers()}
         family = new_children(others)
+        words = {one: one.cmdline() for one in family}  # before any is killed: a zombie has none
         for word in ("serve", "inspect"):
-            (found,) = [one for one in family if word in one.cmdline()]
+            (found,) = [one for one in family if word in words[one]]
             found.kill()
         until(lambda: sum("starting it again" in line for line in said) == 2)
         until(lambda: len({worker["id"] for worker in client.workers()} - workers) == 1)
