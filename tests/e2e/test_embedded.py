@@ -43,7 +43,7 @@ class Up:
 
     def part(self, *words: str) -> psutil.Process:
         """The process whose command line holds these words."""
-        (found,) = [one for one in self.family() if set(words) <= set(one.cmdline())]
+        (found,) = [one for one in self.family() if set(words) <= set(command_line(one))]
         return found
 
 
@@ -92,6 +92,14 @@ def until(true: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     while not true():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.1)
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """A process's words; a zombie, or one that is gone, has none."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def new_children(others: set[psutil.Process]) -> list[psutil.Process]:
@@ -165,7 +173,7 @@ def test_parts_that_die_are_started_again(tmp_path: Path) -> None:
     ):
         workers = {worker["id"] for worker in client.workers()}
         family = new_children(others)
-        words = {one: one.cmdline() for one in family}  # before any is killed: a zombie has none
+        words = {one: command_line(one) for one in family}  # before any is killed
         for word in ("serve", "inspect"):
             (found,) = [one for one in family if word in words[one]]
             found.kill()
@@ -187,8 +195,8 @@ def test_a_part_that_dies_again_and_again_ends_it(tmp_path: Path) -> None:
         def kill_inspectors() -> None:
             while not over.wait(0.1):
                 for one in new_children(others):
-                    with contextlib.suppress(psutil.Error):
-                        if "inspect" in one.cmdline():
+                    if "inspect" in command_line(one):
+                        with contextlib.suppress(psutil.Error):
                             one.kill()
 
         killer = threading.Thread(target=kill_inspectors)
