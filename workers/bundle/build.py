@@ -1,6 +1,5 @@
 """Writes the bundle: engine, `manifest.json`, `run.py`, `README.md`, sample inputs with promised outputs."""
 
-import hashlib
 import json
 import shutil
 import zipfile
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.bundle.text import readme
+from workers.onnx_files import file_digest
 from workers.runtimes.base import Engine
 
 ENGINE_FOLDER = "engine"
@@ -29,7 +29,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write `README.md`, then `manifest.json` with a digest per file; the manifest as written."""
     (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -50,9 +50,3 @@ def pack(folder: Path, target: Path) -> Path:
                 with path.open("rb") as source, archive.open(info, "w") as sink:
                     shutil.copyfileobj(source, sink, 1024 * 1024)
     return target
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
