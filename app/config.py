@@ -58,6 +58,27 @@ class Settings(BaseSettings):
         24.0, gt=0, description="How long an `Idempotency-Key` is remembered, in hours."
     )
 
+    project_max_stored_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes that a project may store, where it has no limit of its own. 0: no limit.",
+    )
+    project_max_queued_jobs: int = Field(
+        0,
+        ge=0,
+        description="Most jobs of a project that may wait, where it has no limit of its own. 0: no limit.",
+    )
+    project_max_running_jobs: int = Field(
+        0,
+        ge=0,
+        description="Most jobs of a project that run at once, where it has no limit of its own; others wait. 0: no limit.",
+    )
+    key_max_requests_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Most requests of a key in a minute, where its project has no limit of its own. 0: no limit.",
+    )
+
     lease_seconds: float = Field(
         30.0, gt=0, description="How long a claim lasts without a heartbeat, in seconds."
     )

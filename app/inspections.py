@@ -1,4 +1,4 @@
-"""A worker's hold on the inspection of an upload, between `uploads.begin_inspection` and `finish_inspection`."""
+"""A worker's hold on the inspection of an upload, between `uploaded.begin_inspection` and `finish_inspection`."""
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
@@ -8,7 +8,7 @@ from app.datasets.tables import Dataset
 from app.db import db_now
 from app.models.tables import Model
 from app.queue import send_inspect
-from app.uploads import INSPECTING
+from app.uploaded import INSPECTING
 
 Table = type[Model] | type[Dataset]
 

@@ -1,6 +1,7 @@
 """Every table, imported so that the metadata is whole: for migrations, and for whoever opens the database."""
 
 from app.artifacts.tables import Artifact, ArtifactInput
+from app.audit.tables import AuditEntry
 from app.auth.tables import ApiKey, IdempotencyKey, Project
 from app.datasets.tables import Dataset
 from app.db import Base
@@ -9,10 +10,13 @@ from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job, JobLog, JobStep, StepResult
 from app.measurements.tables import Measurement
 from app.models.tables import Model
+from app.uploads.tables import Upload
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 __all__ = [
-    "ApiKey", "Artifact", "ArtifactInput", "Base", "Dataset", "DeviceLease", "Event", "IdempotencyKey",
-    "Job", "JobLog", "JobStep", "Measurement", "Model", "Project", "StepResult", "Worker",
+    "ApiKey", "Artifact", "ArtifactInput", "AuditEntry", "Base", "Dataset", "DeviceLease", "Event",
+    "IdempotencyKey", "Job", "JobLog", "JobStep", "Measurement", "Model", "Project", "StepResult", "Upload",
+    "Webhook", "WebhookDelivery", "Worker",
 ]  # fmt: skip
 
 metadata = Base.metadata

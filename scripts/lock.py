@@ -21,9 +21,9 @@ COMMAND = "make lock"
 
 # in this order: what is resolved first binds the rest, so that a version is the same in every file
 LOCKS = {
-    "dev": ("worker,demo,dev", "everything that `make` needs: worker, demo, tests, lint"),
-    "worker": ("worker", "a worker on CPU, the API and the commands"),
-    "api": ("", "the API and the commands, without a worker: no torch, no onnx"),
+    "dev": ("worker,demo,s3,tracing,dev", "everything that `make` needs: worker, demo, tests, lint"),
+    "worker": ("worker,s3,tracing", "a worker on CPU, the API and the commands"),
+    "api": ("s3,tracing", "the API and the commands, without a worker: no torch, no onnx"),
 }
 GPU = "worker-gpu"
 GPU_NOTE = "a worker on NVIDIA GPUs: onnxruntime-gpu and CUDA's libraries in place of onnxruntime"
@@ -49,7 +49,7 @@ def main() -> int:
             )
         )
         previous = [] if upgrade or not _path(GPU).exists() else [_path(GPU)]
-        write(GPU, GPU_NOTE, resolve([f"{ROOT}[{GPU}]", torch], [shared, *previous]))
+        write(GPU, GPU_NOTE, resolve([f"{ROOT}[{GPU},s3,tracing]", torch], [shared, *previous]))
     return 0
 
 

@@ -31,8 +31,8 @@ LEAVE_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-def run(job_id: str, command: Sequence[str] | None = None) -> None:
-    """Run a job, if it can be claimed. Raises nothing that the job is to blame for.
+def run(rung: str, command: Sequence[str] | None = None) -> None:
+    """Run the job that is next in the queue of the one that was rung for. Raises nothing that the job is to blame for.
 
     `command` starts the child, `CHILD` where none is given; see `ChildProcess` for what is put behind it.
     """
@@ -40,10 +40,10 @@ def run(job_id: str, command: Sequence[str] | None = None) -> None:
     if running.stopping.is_set():
         return
     with transaction() as session:
-        job = lease.claim(session, job_id, running.WORKER_ID, settings.lease_seconds)
-        seconds = lease.seconds_left(session, job_id) if job is not None else 0.0
+        job = lease.claim_next(session, rung, running.WORKER_ID, settings.lease_seconds)
+        seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
     if job is None:
-        log.info("not_claimed", job=job_id)
+        log.info("not_claimed", rung=rung)
         return
     folder = scratch.folder(job.id, job.attempt)
     with (

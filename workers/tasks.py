@@ -7,7 +7,7 @@ from workers import inspection, supervisor
 
 
 def run_job(job_id: str) -> None:
-    """Run a job."""
+    """Run the job that is next in this one's queue."""
     supervisor.run(job_id)
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, db_now
@@ -12,12 +12,19 @@ DEFAULT_PROJECT = "prj_default"
 
 
 class Project(Base):
-    """Whom rows belong to."""
+    """Whom rows belong to, and how much of the installation it may use; a limit of None is the installation's own."""
 
     __tablename__ = "projects"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_queued_jobs: Mapped[int | None]
+    max_running_jobs: Mapped[int | None]
+    max_requests_per_minute: Mapped[int | None]  # of each key
+    keep_jobs_days: Mapped[int | None]
+    keep_steps_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    served_at: Mapped[datetime | None]  # when a worker last claimed a job of it: who waits longest is next
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 

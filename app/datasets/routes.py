@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app import uploads
+from app import uploaded
 from app.auth.principal import Reader, Writer
 from app.datasets import service
 from app.datasets.schemas import DatasetAnswer, DatasetFields, DatasetQuery
@@ -55,7 +55,7 @@ async def get_dataset(
     """A dataset. `wait` holds the answer until it is inspected or the time is over."""
     read = partial(_read, principal.project_id, dataset_id)
     return await wait_until(
-        read, lambda dataset: dataset.status != uploads.INSPECTING, dataset_id, query.wait
+        read, lambda dataset: dataset.status != uploaded.INSPECTING, dataset_id, query.wait
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import uploads
+from app import uploaded
 from app.datasets.schemas import DatasetFields, DatasetQuery
 from app.datasets.tables import Dataset
 from app.ids import new_id
@@ -21,32 +21,32 @@ def create_dataset(
         project_id=project_id,
         name=fields.name or filename[:200],
         filename=filename,
-        status=uploads.INSPECTING,
+        status=uploaded.INSPECTING,
         upload_digest=blob.digest,
         size_bytes=blob.size_bytes,
     )
-    uploads.add(session, dataset)
+    uploaded.add(session, dataset)
     return dataset
 
 
 def get_dataset(session: Session, project_id: str, dataset_id: str, *, hold: bool = False) -> Dataset:
     """A dataset of the project; held, it cannot be deleted before the transaction ends. Raises NotFound."""
-    return uploads.find(session, Dataset, project_id, dataset_id, hold=hold)
+    return uploaded.find(session, Dataset, project_id, dataset_id, hold=hold)
 
 
 def list_datasets(session: Session, project_id: str, query: DatasetQuery) -> tuple[list[Dataset], str | None]:
     """A page of the project's datasets and the cursor of the next."""
-    return uploads.page_of(session, Dataset, project_id, query, status=query.status, name=query.name)
+    return uploaded.page_of(session, Dataset, project_id, query, status=query.status, name=query.name)
 
 
 def delete_dataset(session: Session, project_id: str, dataset_id: str) -> None:
     """Delete a dataset. Raises NotFound, and Conflict while a job refers to it."""
-    uploads.remove(session, Dataset, project_id, dataset_id)
+    uploaded.remove(session, Dataset, project_id, dataset_id)
 
 
 def begin_inspection(session: Session, dataset_id: str, lease_seconds: float) -> Dataset | None:
-    """Claim a dataset's inspection; None where it is done or somebody else's. See `uploads.begin_inspection`."""
-    return uploads.begin_inspection(session, Dataset, dataset_id, lease_seconds)
+    """Claim a dataset's inspection; None where it is done or somebody else's. See `uploaded.begin_inspection`."""
+    return uploaded.begin_inspection(session, Dataset, dataset_id, lease_seconds)
 
 
 def finish_inspection(
@@ -58,4 +58,4 @@ def finish_inspection(
     problem: Mapping[str, Any] | None = None,
 ) -> bool:
     """End a dataset's inspection; `ready` holds `format digest samples inputs labels`. False: the attempt is stale."""
-    return uploads.finish_inspection(session, Dataset, dataset_id, attempt, ready=ready, problem=problem)
+    return uploaded.finish_inspection(session, Dataset, dataset_id, attempt, ready=ready, problem=problem)

@@ -11,10 +11,12 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.auth.tables import Project
 from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
 from app.jobs import changes
+from app.jobs.fairness import next_in_line
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
@@ -24,6 +26,18 @@ OVERDUE_GRACE_SECONDS = (
     60.0  # a living supervisor ends its job by itself, with the log, before the sweep does
 )
 SWEEP_LIMIT = 200
+
+
+def claim_next(session: Session, rung: str, worker_id: str, lease_seconds: float) -> Job | None:
+    """Take the job that is next in the queue of the one that was rung for; None where none waits or may run.
+
+    There are at least as many messages as jobs that wait, so it does not matter which message takes which job.
+    """
+    queue = session.scalar(select(Job.queue).where(Job.id == rung))
+    while queue and (job_id := next_in_line(session, queue)) is not None:
+        if (job := claim(session, job_id, worker_id, lease_seconds)) is not None:
+            return job
+    return None
 
 
 def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -> Job | None:
@@ -52,6 +66,7 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
         _end_overdue(session, Job.id == job_id)
         return None
     session.execute(delete(JobStep).where(JobStep.job_id == job_id))  # a new attempt lists its own
+    session.execute(update(Project).where(Project.id == job.project_id).values(served_at=db_now()))
     changes.tell(session, job)
     return job
 

@@ -16,13 +16,13 @@ from app.events.tables import Event
 from app.http.paging import paginate
 from app.ids import new_id
 from app.jobs import changes
+from app.jobs.fairness import NO_QUEUE
 from app.jobs.planning import Grounds, Planned, check_worker, ground, plan_target
 from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer
 from app.jobs.status import JobStatus, finished
 from app.jobs.tables import Job, JobLog, JobStep
 from app.queue import queue_for, send_job
 
-NO_QUEUE = ""  # a parent's: no worker takes it
 CHILDREN_STAGE = "children"
 
 

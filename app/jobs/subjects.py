@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import uploads
+from app import uploaded
 from app.artifacts.tables import Artifact
 from app.catalog.recipe import DatasetFacts
 from app.catalog.spec import ModelFacts
@@ -68,9 +68,9 @@ def find_datasets(session: Session, project_id: str, paths: Mapping[str, str]) -
         if id_ not in rows:
             raise NotFound(f"there is no dataset {id_}", param=path)
         row = rows[id_]
-        if row.status == uploads.INSPECTING:
+        if row.status == uploaded.INSPECTING:
             raise _not_inspected("dataset", id_, path)
-        if row.status == uploads.REJECTED:
+        if row.status == uploaded.REJECTED:
             problem = row.problem or {}
             raise InvalidDataset(
                 f"the dataset {id_} was rejected: {problem.get('detail')}",
@@ -87,9 +87,9 @@ def _model(session: Session, project_id: str, id_: str) -> Subject:
     row = session.scalar(query.with_for_update(read=True, key_share=True))
     if row is None:
         raise NotFound(f"there is no model {id_}", param="subject")
-    if row.status == uploads.INSPECTING:
+    if row.status == uploaded.INSPECTING:
         raise _not_inspected("model", id_, "subject")
-    if row.status == uploads.REJECTED:
+    if row.status == uploaded.REJECTED:
         problem = row.problem or {}
         raise InvalidModel(
             f"the model {id_} was rejected: {problem.get('detail')}",

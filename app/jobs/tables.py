@@ -16,6 +16,14 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_project_id_created_at_id", "project_id", "created_at", "id"),
         Index("ix_jobs_status_lease_expires_at", "status", "lease_expires_at"),
+        Index(
+            "ix_jobs_project_id_status_queue_created_at_id",
+            "project_id",
+            "status",
+            "queue",
+            "created_at",
+            "id",
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -84,6 +92,7 @@ class StepResult(Base):
     """A stored step, under the key of its whole cause. Not shared between projects."""
 
     __tablename__ = "step_results"
+    __table_args__ = (Index("ix_step_results_project_id_last_used_at", "project_id", "last_used_at"),)
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), primary_key=True)

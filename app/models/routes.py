@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app import uploads
+from app import uploaded
 from app.auth.principal import Reader, Writer
 from app.db import transaction
 from app.http.idempotency import Created, IdempotencyDep
@@ -52,7 +52,7 @@ def list_models(
 async def get_model(model_id: str, query: Annotated[WaitQuery, Query()], principal: Reader) -> ModelAnswer:
     """A model. `wait` holds the answer until it is inspected or the time is over."""
     read = partial(_read, principal.project_id, model_id)
-    return await wait_until(read, lambda model: model.status != uploads.INSPECTING, model_id, query.wait)
+    return await wait_until(read, lambda model: model.status != uploaded.INSPECTING, model_id, query.wait)
 
 
 @router.delete("/models/{model_id}", status_code=204)

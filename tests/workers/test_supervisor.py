@@ -288,7 +288,8 @@ def test_one_job_measures_at_a_time(
     assert {read_job(job.id).status for job in jobs} == {"succeeded"}
 
 
-def test_a_dead_job_gives_its_device_back(model: Model) -> None:
+def test_a_dead_job_gives_its_device_back(model: Model, settings_of: Callable[..., Settings]) -> None:
+    settings_of(max_attempts=1)  # else it would be the oldest that waits, and next again
     run(add_job(model, [["acquire", "cpu"], ["exit", 1]]))
     assert run(add_job(model, [["acquire", "cpu"], ["release", "cpu"]])).status == "succeeded"
 

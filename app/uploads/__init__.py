@@ -1,0 +1,1 @@
+"""Resumable uploads: a file that arrives over several requests."""
