@@ -39,6 +39,11 @@ class Settings(BaseSettings):
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_json: bool = Field(True, description="Log lines as JSON; false: for people.")
+    tracing: bool = Field(
+        False,
+        description="Send OpenTelemetry traces of requests, jobs and steps by OTLP over HTTP to where the standard variables "
+        "`OTEL_EXPORTER_OTLP_*` say. Needs the extra `tracing`.",
+    )
 
     max_upload_bytes: int = Field(
         64 * GIB, gt=0, description="Largest upload in bytes; a larger one is 413 `payload_too_large`."

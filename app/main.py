@@ -27,6 +27,7 @@ from app.http.problems import add_problem_handlers
 from app.http.query import refuse_unknown_query
 from app.jobs.routes import router as jobs
 from app.models.routes import router as models
+from app.observability import tracing
 from app.observability.health import ping_database
 from app.observability.routes import router as observability
 from app.storage import get_storage
@@ -37,6 +38,7 @@ UNMATCHED = "unmatched"  # the route of requests that no route takes, whose path
 
 def create_app() -> FastAPI:
     """The service as an ASGI application, from this process's settings."""
+    tracing.start("api")
     app = FastAPI(
         title="Burnish",
         version=__version__,
@@ -48,7 +50,12 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
         responses=PROBLEM_RESPONSES,
         dependencies=[Depends(refuse_unknown_query)],
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry={
+            "tracing": get_settings().tracing,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },
     )
     v1 = APIRouter(prefix="/v1")
     for router in (models, datasets, jobs, artifacts, catalog, fleet, auth):

@@ -20,6 +20,7 @@ from workers import running
 from workers.assignment import OptimizeAssignment
 from workers.child_process import ChildProcess, ProtocolError
 from workers.hold import JobHold
+from workers.spans import StepSpans
 from workers.watch import Watch
 
 PROGRESS_SECONDS = 0.5
@@ -91,6 +92,7 @@ class Answers:
         self.stage: str | None = None
         self._progress_at = 0.0
         self._log_at = 0.0
+        self._spans = StepSpans()
 
     def take(self, message: dict[str, Any]) -> None:
         """Do what the child asks, and answer if it waits.
@@ -128,6 +130,11 @@ class Answers:
         if now - self._log_at >= LOG_SECONDS:
             self.keep_log()
 
+    def close(self) -> None:
+        """The child is gone: write the rest of the log, and end what it left open."""
+        self.keep_log()
+        self._spans.close()
+
     def keep_log(self) -> None:
         """Write what the child printed."""
         self._log_at = time.monotonic()
@@ -155,6 +162,7 @@ class Answers:
         )
 
     def _step(self, step: Step) -> None:
+        self._spans.hear(step.index, step.name, step.status, step.cached)
         self._hold.write(
             lambda session: lease.record_step(
                 session, self._hold.job_id, self._hold.attempt, step.model_dump()

@@ -14,6 +14,7 @@ from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut
 from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
+from app.observability import tracing
 from workers import limits, running, scratch
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
@@ -49,6 +50,7 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
     with (
         running.entered(folder.name, job.id),
         structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt),
+        tracing.span("job attempt", job.traceparent, {"burnish.job": job.id, "burnish.attempt": job.attempt}),
     ):
         log.info("attempt_began")
         try:
@@ -122,7 +124,7 @@ class Attempt:
             answers = Answers(self._hold, child, watch, assignment)
             last, broken = self._hear(child, watch, answers)
             status = child.close(LEAVE_SECONDS if last else 0)
-            answers.keep_log()
+            answers.close()
             death = broken or death_of(child, status, kills)
             self._settle(assignment, last, watch.stopped, death, answers.stage)
         finally:

@@ -9,6 +9,7 @@ import structlog
 
 from app.config import get_settings
 from app.logs import configure_logging
+from app.observability import tracing
 from app.queue import INSPECT_QUEUE, queue_for
 from workers import celery_app, running
 
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 def main(queues: list[str] | None, concurrency: int) -> int:
     """Serve `queues` (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads."""
     configure_logging()
+    tracing.start("worker")
     found = probe()
     for name, reason in found["failed"].items():
         log.warning("runtime_failed", runtime=name, reason=reason)

@@ -21,6 +21,7 @@ from app.jobs.planning import Grounds, Planned, check_worker, ground, plan_targe
 from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer
 from app.jobs.status import JobStatus, finished
 from app.jobs.tables import Job, JobLog, JobStep
+from app.observability import tracing
 from app.queue import queue_for, send_job
 
 CHILDREN_STAGE = "children"
@@ -196,6 +197,7 @@ def _add(session: Session, project_id: str, grounds: Grounds, own: dict[str, Any
         subject=grounds.subject.id,
         subject_digest=grounds.subject.digest,
         datasets=sorted(JobRequest.model_validate(stored).dataset_paths()),
+        traceparent=tracing.current(),
         pending_until=db_now(grounds.request.limits.pending_seconds),
         **{"progress": {"done": 0, "total": 0, "message": ""}, **columns},
     )

@@ -40,6 +40,9 @@ class Job(Base):
     datasets: Mapped[list[str]]  # every dataset id that the request names
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     retry_of: Mapped[str | None] = mapped_column(String(40))
+    traceparent: Mapped[str | None] = mapped_column(
+        String(64)
+    )  # of the request that queued it, if that was traced
     queue: Mapped[str] = mapped_column(String(80))
 
     attempt: Mapped[int] = mapped_column(
