@@ -63,6 +63,13 @@ class Settings(BaseSettings):
         24.0, gt=0, description="How long an `Idempotency-Key` is remembered, in hours."
     )
 
+    gc_grace_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="Stored files younger than this stay at `burnish gc`, in seconds: a row may be about to name them. Longer "
+        "than storing the largest step takes.",
+    )
+
     project_max_stored_bytes: int = Field(
         0,
         ge=0,

@@ -6,6 +6,7 @@ from sqlalchemy import CompoundSelect, select, union
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
+from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.db import after_commit, transaction
 from app.errors import NotFound
@@ -13,14 +14,11 @@ from app.jobs.tables import StepResult
 from app.models.tables import Model
 from app.storage import get_storage
 
-# Bytes are stored before the row that refers to them is: a blob younger than this may be about to get one.
-GRACE_SECONDS = 3600.0
-
 
 def release(session: Session, *, blobs: Iterable[str] = (), trees: Iterable[str | None] = ()) -> None:
     """Remove blobs, and trees with their files, once the transaction is committed, if nothing refers to them then.
 
-    What was stored within the last hour stays for `burnish gc`.
+    What was stored within `BURNISH_GC_GRACE_SECONDS` stays for `burnish gc`: a row may be about to refer to it.
     """
     single = set(blobs)
     named = {tree for tree in trees if tree is not None}
@@ -28,16 +26,16 @@ def release(session: Session, *, blobs: Iterable[str] = (), trees: Iterable[str 
 
 
 def collect() -> tuple[int, int]:
-    """Remove every stored file that no row refers to and that is older than `GRACE_SECONDS`; (files, bytes) removed.
+    """Remove every stored file that no row refers to and that is older than the grace; (files, bytes) removed.
 
     Safe while API and workers run: bytes that are about to get a row are young, or become so when they are stored again.
     """
-    storage = get_storage()
+    storage, grace = get_storage(), get_settings().gc_grace_seconds
     stored = set(storage.digests())
     with transaction(readonly=True) as session:
         kept = set(session.scalars(_named_blobs()))
         kept = kept.union(*map(_with_files, session.scalars(_named_trees())))
-    sizes = (storage.delete(digest, GRACE_SECONDS) for digest in stored - kept)
+    sizes = (storage.delete(digest, grace) for digest in stored - kept)
     freed = [size for size in sizes if size is not None]
     return len(freed), sum(freed)
 
@@ -66,7 +64,7 @@ def _remove_unreferenced(candidates: set[str]) -> None:
     with transaction(readonly=True) as session:
         kept = referenced(session, candidates)
     for digest in candidates - kept:
-        get_storage().delete(digest, older_than_seconds=GRACE_SECONDS)
+        get_storage().delete(digest, older_than_seconds=get_settings().gc_grace_seconds)
 
 
 def _with_files(tree: str) -> set[str]:

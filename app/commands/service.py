@@ -111,7 +111,7 @@ def migrate() -> None:
 def gc(as_json: JsonOption = False) -> None:
     """Remove stored files that nothing refers to any more; safe while the service runs.
 
-    What was stored within the last hour stays. For the data of a `burnish up`, set BURNISH_DATA_DIR to its directory.
+    What was stored within BURNISH_GC_GRACE_SECONDS stays. For the data of a `burnish up`, set BURNISH_DATA_DIR to its directory.
     """
     from app.references import collect
 

@@ -4,19 +4,20 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from app.auth.tables import DEFAULT_PROJECT
 from app.cli import app
-from app.config import Settings
+from app.config import Settings, get_settings
 from app.db import transaction
 from app.jobs.tables import StepResult
-from app.references import GRACE_SECONDS, collect
+from app.references import collect
 from app.storage import get_storage
 
 
 def age(digest: str) -> None:
-    long_ago = time.time() - 2 * GRACE_SECONDS
+    long_ago = time.time() - 2 * get_settings().gc_grace_seconds
     os.utime(get_storage().path(digest), (long_ago, long_ago))
 
 
@@ -50,3 +51,11 @@ def test_bytes_that_are_stored_again_are_young(burnish_sqlite: Settings) -> None
     assert answer.exit_code == 0
     assert '"files": 1' in answer.stdout
     assert not get_storage().exists(digest)
+
+
+def test_the_grace_is_a_setting(burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    get_storage().put([b"new"])
+    assert collect() == (0, 0)
+    monkeypatch.setenv("BURNISH_GC_GRACE_SECONDS", "0")
+    get_settings.cache_clear()
+    assert collect() == (1, 3)
