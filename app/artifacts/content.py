@@ -8,14 +8,14 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 
 from app.errors import NotFound, RangeNotSatisfiable
-from app.storage import DiskStorage
+from app.storage import Storage
 
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 _SAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def answer(
-    storage: DiskStorage,
+    storage: Storage,
     digest: str,
     size_bytes: int,
     media_type: str,
