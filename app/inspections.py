@@ -43,6 +43,18 @@ def give_back(session: Session, table: Table, id_: str, attempt: int) -> bool:
     return given
 
 
+def abandon(session: Session, table: Table) -> None:
+    """Let every inspection begin anew. Only where no worker is left that may be at one."""
+    statement = (
+        update(table)
+        .where(table.status == INSPECTING)
+        .values(lease_expires_at=None, sent_at=db_now())
+        .returning(table.id)
+    )
+    for id_ in session.scalars(statement, execution_options={"synchronize_session": False}):
+        send_inspect(session, id_)
+
+
 def waiting(session: Session, table: Table) -> int:
     """How many uploads wait for an inspection that nobody does."""
     query = select(func.count()).where(table.status == INSPECTING, _free(table))

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.db import db_now
-from app.fleet.tables import Worker
+from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job
 
 
@@ -69,6 +69,18 @@ def stop(session: Session, worker_id: str) -> None:
     """Say that a worker stopped: it is offline at once."""
     session.execute(
         update(Worker).where(Worker.id == worker_id).values(stopped_at=db_now(), doing=[]),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def abandon(session: Session) -> None:
+    """Every worker is gone, and measures on nothing."""
+    session.execute(
+        update(Worker).where(Worker.stopped_at.is_(None)).values(stopped_at=db_now(), doing=[]),
+        execution_options={"synchronize_session": False},
+    )
+    session.execute(
+        update(DeviceLease).values(holder=None, expires_at=None),
         execution_options={"synchronize_session": False},
     )
 

@@ -184,6 +184,21 @@ def expire(session: Session, max_attempts: int) -> list[str]:
 
 def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
     """How many jobs wait in each queue in which the message of one is older than `resend_seconds`."""
+def abandon(session: Session, max_attempts: int) -> None:
+    """Settle every job that is held, and ring for every one that waits. Only where no worker is left that may hold one."""
+    session.execute(
+        update(Job)
+        .where(Job.status.in_(HELD), Job.worker_id.is_not(None))
+        .values(lease_expires_at=db_now(-1)),
+        execution_options={"synchronize_session": False},
+    )
+    expire(session, max_attempts)
+    for job_id, queue in session.execute(
+        select(Job.id, Job.queue).where(Job.status == JobStatus.QUEUED).order_by(Job.created_at, Job.id)
+    ):
+        send_job(session, job_id, queue)
+
+
     oldest = func.min(Job.sent_at)
     query = (
         select(Job.queue, func.count())
