@@ -182,8 +182,6 @@ def expire(session: Session, max_attempts: int) -> list[str]:
     return settled + changes.settle_parents(session)
 
 
-def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
-    """How many jobs wait in each queue in which the message of one is older than `resend_seconds`."""
 def abandon(session: Session, max_attempts: int) -> None:
     """Settle every job that is held, and ring for every one that waits. Only where no worker is left that may hold one."""
     session.execute(
@@ -199,6 +197,8 @@ def abandon(session: Session, max_attempts: int) -> None:
         send_job(session, job_id, queue)
 
 
+def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
+    """How many jobs wait in each queue in which the message of one is older than `resend_seconds`."""
     oldest = func.min(Job.sent_at)
     query = (
         select(Job.queue, func.count())
