@@ -9,6 +9,7 @@ import sys
 
 BENCHMARKS = {
     "presets": "the presets on real networks, each through a service of its own",
+    "overhead": "a job beside the same library calls made directly in one script",
 }
 
 

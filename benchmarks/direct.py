@@ -1,0 +1,97 @@
+"""What somebody would write without Burnish: the same library calls in one script, as JSON of seconds by section.
+
+python -m benchmarks.direct MODEL DATA.npz RUNS.json    (RUNS: how often each engine is timed)
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STARTED = time.perf_counter()
+THREADS = 1
+OPSET = 17  # the quantizer writes nodes that the network's own, older one does not know
+seconds: dict[str, float] = {}
+
+
+@contextmanager
+def section(name: str) -> Iterator[None]:
+    """Note how long the block took."""
+    begun = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begun
+
+
+def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
+    """Simplify, quantize, build both engines, compare their outputs on every sample, time them."""
+    with section("imports"):
+        import numpy as np
+        import onnx
+        import onnxruntime
+        import onnxslim
+        from onnx import version_converter
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+
+    with np.load(data_path) as arrays:
+        feeds = [
+            {name: values[index : index + 1] for name, values in arrays.items()}
+            for index in range(len(next(iter(arrays.values()))))
+        ]
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._feeds, None)
+
+    def session(path: Path, *, saved: Path | None = None) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = THREADS
+        if saved is not None:
+            options.optimized_model_filepath = str(saved)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with section("pass:simplify"):
+            raised = version_converter.convert_version(onnx.load(model_path), OPSET)
+            onnx.save(onnxslim.slim(raised), folder / "slim.onnx")
+        with section("pass:quantize-static"):
+            quantize_static(
+                folder / "slim.onnx",
+                folder / "int8.onnx",
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        with section("build:baseline"):
+            baseline = session(model_path, saved=folder / "baseline.onnx")
+        with section("build"):
+            optimized = session(folder / "int8.onnx", saved=folder / "optimized.onnx")
+        with section("measuring"):
+            for feed in feeds:
+                for before, after in zip(baseline.run(None, feed), optimized.run(None, feed), strict=True):
+                    float(np.square(np.subtract(before, after)).sum() / np.square(before).sum())
+            for engine, count in ((baseline, runs["baseline"]), (optimized, runs["optimized"])):
+                for index in range(count):
+                    engine.run(None, feeds[index % len(feeds)])
+    seconds["all"] = time.perf_counter() - STARTED
+    json.dump(seconds, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
