@@ -34,7 +34,6 @@ def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
         import onnxslim
         from onnx import version_converter
         from onnxruntime.quantization import (
-            CalibrationDataReader,
             CalibrationMethod,
             QuantFormat,
             QuantType,
@@ -47,7 +46,7 @@ def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
             for index in range(len(next(iter(arrays.values()))))
         ]
 
-    class Reader(CalibrationDataReader):
+    class Reader:  # whatever has `get_next` is a CalibrationDataReader
         def __init__(self) -> None:
             self._feeds = iter(feeds)
 

@@ -74,7 +74,8 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
 
     def look_again(**_: Any) -> None:
         """A free thread takes the next message at once: by itself, Celery's loop looks for one only once a second."""
-        if (hub := get_event_loop()) is not None:  # the task is counted as done shortly after this signal
+        hub: Any = get_event_loop()
+        if hub is not None:  # the task is counted as done shortly after this signal
             hub.call_soon(hub.call_later, COUNTED_SECONDS, lambda: None)
 
     signals.setup_logging.connect(lambda **_: configure_logging(), weak=False)
