@@ -48,6 +48,14 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(
         64 * GIB, gt=0, description="Largest upload in bytes; a larger one is 413 `payload_too_large`."
     )
+    upload_hours: float = Field(
+        24.0, gt=0, description="A resumable upload to which nothing was added for longer than this is gone, in hours."
+    )
+    upload_stall_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="An upload's request of which fewer than 64 KiB arrive within this time is cut with 408, in seconds.",
+    )
     max_body_bytes: int = Field(1 * MIB, gt=0, description="Largest JSON body in bytes; a larger one is 413.")
     max_archive_bytes: int = Field(
         128 * GIB, gt=0, description="Largest total size, in bytes, that an uploaded archive may unpack to."

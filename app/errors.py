@@ -102,6 +102,18 @@ class MalformedRequest(BurnishError):
     code, http_status = "malformed_request", 400
 
 
+class UploadStalled(BurnishError):
+    """The upload's bytes stopped coming"""
+
+    code, http_status, retryable = "upload_stalled", 408, True
+
+
+class UploadMismatch(BurnishError):
+    """The upload is not what was announced"""
+
+    code, http_status = "upload_mismatch", 422
+
+
 class UnsupportedFormat(BurnishError):
     """The file's format is not supported"""
 

@@ -31,6 +31,7 @@ from app.observability import tracing
 from app.observability.health import ping_database
 from app.observability.routes import router as observability
 from app.storage import get_storage
+from app.uploads.routes import router as uploads
 
 DESCRIPTION = "Makes trained neural networks small and fast, and proves it."
 UNMATCHED = "unmatched"  # the route of requests that no route takes, whose paths anybody may invent
@@ -58,7 +59,7 @@ def create_app() -> FastAPI:
         },
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (models, datasets, jobs, artifacts, catalog, fleet, auth):
+    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(observability)

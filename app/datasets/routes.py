@@ -11,32 +11,31 @@ from app.datasets import service
 from app.datasets.schemas import DatasetAnswer, DatasetFields, DatasetQuery
 from app.db import transaction
 from app.http.idempotency import Created, IdempotencyDep
-from app.http.multipart import Upload, multipart_body, upload_of
 from app.http.paging import Page
 from app.http.sessions import ReadSession, WriteSession
 from app.http.waiting import WaitQuery, wait_until
+from app.uploads.source import Source, file_body, source_of
 
 router = APIRouter(tags=["datasets"])
 
 
 @router.post(
-    "/datasets", status_code=201, response_model=DatasetAnswer, openapi_extra=multipart_body(DatasetFields)
+    "/datasets", status_code=201, response_model=DatasetAnswer, openapi_extra=file_body(DatasetFields)
 )
 def upload_dataset(
     principal: Writer,
-    upload: Annotated[Upload[DatasetFields], Depends(upload_of(DatasetFields))],
+    source: Annotated[Source[DatasetFields], Depends(source_of(DatasetFields))],
     session: WriteSession,
     idempotency: IdempotencyDep,
 ) -> Response:
     """Upload a dataset: an `.npz` whose arrays have the sample axis first. A worker inspects it."""
 
     def create() -> Created:
-        dataset = service.create_dataset(
-            session, principal.project_id, upload.blob, upload.filename, upload.fields
-        )
+        blob, filename = source.take(session, principal.project_id)
+        dataset = service.create_dataset(session, principal.project_id, blob, filename, source.fields)
         return Created(DatasetAnswer.model_validate(dataset), f"/v1/datasets/{dataset.id}")
 
-    return idempotency.answer(session, principal.project_id, upload.fingerprint(), create)
+    return idempotency.answer(session, principal.project_id, source.fingerprint(), create)
 
 
 @router.get("/datasets")

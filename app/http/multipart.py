@@ -1,96 +1,69 @@
 """Uploads as multipart/form-data (RFC 7578), in constant memory: the file goes to storage as it comes."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from app.auth.principal import require
-from app.auth.service import Principal
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams, MalformedRequest, PayloadTooLarge, UnsupportedMediaType
-from app.http.limits import UNLIMITED_RECEIVE
 from app.http.problems import field_path, invalid_params
+from app.http.receiving import receive_into
 from app.storage import Blob, BlobWriter, get_storage
 
 FILE_PART = "file"
 MAX_FIELD_BYTES = 64 * 1024
 MAX_PARTS = 100
 OVERHEAD_BYTES = MAX_PARTS * MAX_FIELD_BYTES  # what a body may hold besides the file
-CHUNK_BYTES = 1024 * 1024  # bytes gathered before a thread parses, hashes and writes them
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Upload(Generic[Fields]):
+class Form(Generic[Fields]):
     """A stored file, the name that its sender gave it, and the fields beside it."""
 
     blob: Blob
     filename: str
     fields: Fields
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What makes this upload itself, for `Idempotency-Key`."""
-        return {
-            "digest": self.blob.digest,
-            "filename": self.filename,
-            "fields": self.fields.model_dump(mode="json"),
-        }
 
+async def receive_form(request: Request, schema: type[Fields]) -> Form[Fields]:
+    """Receive a file with the fields of `schema`; a field of type `list[str]` may be repeated.
 
-def upload_of(schema: type[Fields]) -> Callable[..., Awaitable[Upload[Fields]]]:
-    """The dependency that receives an upload with the fields of `schema`; a field of type `list[str]` may be repeated.
+    No transaction is open while bytes stream.
 
-    The key is checked before the first byte of the body is read, and no transaction is open while bytes stream.
+    Raises:
+        UnsupportedMediaType, MalformedRequest, InvalidParams, PayloadTooLarge, UploadStalled, DiskFull
     """
-
-    async def receive(request: Request, _: Annotated[Principal, Depends(require("write"))]) -> Upload[Fields]:
-        limit = get_settings().max_upload_bytes
-        boundary = _boundary(request)
-        if int(request.headers.get("content-length", "0")) > limit + OVERHEAD_BYTES:
-            raise PayloadTooLarge(f"the upload is larger than {limit} bytes")
-        form = _Form(boundary, schema, lambda: get_storage().writer(limit))
-        try:
-            await _feed(form, Request(request.scope, request.scope[UNLIMITED_RECEIVE]))
-            return await run_in_threadpool(form.finish)
-        except BaseException:
-            form.abort()
-            raise
-
-    return receive
-
-
-def multipart_body(schema: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of what `upload_of(schema)` takes, for a route's `openapi_extra`."""
-    described = schema.model_json_schema()
-    file = {"type": "string", "format": "binary", "description": "The file."}
-    content = {
-        "schema": {
-            "type": "object",
-            "required": [FILE_PART, *described.get("required", [])],
-            "properties": {FILE_PART: file, **described["properties"]},
-            "additionalProperties": False,
-        }
-    }
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+    limit = get_settings().max_upload_bytes
+    boundary = _boundary(request)
+    if int(request.headers.get("content-length", "0")) > limit + OVERHEAD_BYTES:
+        raise PayloadTooLarge(f"the upload is larger than {limit} bytes")
+    form = _Parser(boundary, schema, lambda: get_storage().writer(limit))
+    try:
+        await receive_into(form.write, request)
+        return await run_in_threadpool(form.finish)
+    except BaseException:
+        form.abort()
+        raise
 
 
 def _boundary(request: Request) -> bytes:
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data":
+        given = media_type.decode("latin-1") or "a body without Content-Type"
         raise UnsupportedMediaType(
-            f"this takes multipart/form-data, not {media_type.decode('latin-1') or 'a body without Content-Type'}",
+            f"this takes multipart/form-data or application/json, not {given}",
             param="Content-Type",
-            hint=f"send the file as the multipart field `{FILE_PART}`",
+            hint=f"send the file as the multipart field `{FILE_PART}`, or JSON with the id of an `upload`",
         )
     if not options.get(b"boundary"):
         raise MalformedRequest(
@@ -99,18 +72,7 @@ def _boundary(request: Request) -> bytes:
     return options[b"boundary"]
 
 
-async def _feed(form: "_Form[Any]", request: Request) -> None:
-    gathered = bytearray()
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            gathered += chunk
-            if len(gathered) >= CHUNK_BYTES:
-                await run_in_threadpool(form.write, bytes(gathered))
-                gathered.clear()
-    await run_in_threadpool(form.write, bytes(gathered))
-
-
-class _Form(Generic[Fields]):
+class _Parser(Generic[Fields]):
     """The parser's callbacks: collects small fields, passes the file on."""
 
     def __init__(self, boundary: bytes, schema: type[Fields], open_writer: Callable[[], BlobWriter]):
@@ -152,7 +114,7 @@ class _Form(Generic[Fields]):
         except FormParserError as error:
             raise _malformed(error) from error
 
-    def finish(self) -> Upload[Fields]:
+    def finish(self) -> Form[Fields]:
         """Store the file, once everything else was found right."""
         if self._parser.state != MultipartState.END:
             raise MalformedRequest("the multipart body ends before its last boundary")
@@ -161,7 +123,7 @@ class _Form(Generic[Fields]):
         if self._writer.size_bytes == 0:
             raise InvalidParams("the file is empty", param=FILE_PART)
         fields = self._parse_fields()
-        return Upload(self._writer.commit(), self._filename, fields)
+        return Form(self._writer.commit(), self._filename, fields)
 
     def abort(self) -> None:
         """Leave nothing behind; after `finish` there is nothing to leave."""

@@ -9,34 +9,31 @@ from app import uploaded
 from app.auth.principal import Reader, Writer
 from app.db import transaction
 from app.http.idempotency import Created, IdempotencyDep
-from app.http.multipart import Upload, multipart_body, upload_of
 from app.http.paging import Page
 from app.http.sessions import ReadSession, WriteSession
 from app.http.waiting import WaitQuery, wait_until
 from app.models import service
 from app.models.schemas import ModelAnswer, ModelFields, ModelQuery
+from app.uploads.source import Source, file_body, source_of
 
 router = APIRouter(tags=["models"])
 
 
-@router.post(
-    "/models", status_code=201, response_model=ModelAnswer, openapi_extra=multipart_body(ModelFields)
-)
+@router.post("/models", status_code=201, response_model=ModelAnswer, openapi_extra=file_body(ModelFields))
 def upload_model(
     principal: Writer,
-    upload: Annotated[Upload[ModelFields], Depends(upload_of(ModelFields))],
+    source: Annotated[Source[ModelFields], Depends(source_of(ModelFields))],
     session: WriteSession,
     idempotency: IdempotencyDep,
 ) -> Response:
     """Upload a model: one file, or a `.zip` or `.tar` of a model with external weights. A worker inspects it."""
 
     def create() -> Created:
-        model = service.create_model(
-            session, principal.project_id, upload.blob, upload.filename, upload.fields
-        )
+        blob, filename = source.take(session, principal.project_id)
+        model = service.create_model(session, principal.project_id, blob, filename, source.fields)
         return Created(ModelAnswer.model_validate(model), f"/v1/models/{model.id}")
 
-    return idempotency.answer(session, principal.project_id, upload.fingerprint(), create)
+    return idempotency.answer(session, principal.project_id, source.fingerprint(), create)
 
 
 @router.get("/models")

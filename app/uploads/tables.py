@@ -18,9 +18,14 @@ class Upload(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(255))
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)  # as declared; None: not known yet
-    offset_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # durable so far
+    offset_bytes: Mapped[int] = mapped_column(
+        BigInteger, default=0
+    )  # durable when it was last written down; the store knows better
     sha256: Mapped[str | None] = mapped_column(String(64))  # as declared, in hex
     digest: Mapped[str | None] = mapped_column(String(64), index=True)  # of the blob, once it is complete
+    appends: Mapped[int] = mapped_column(
+        default=0
+    )  # requests that appended; a stale one's number writes nothing
     lease_expires_at: Mapped[datetime | None]  # while one request appends
     expires_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("offset_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=True),
         sa.Column("digest", sa.String(length=64), nullable=True),
+        sa.Column("appends", sa.Integer(), nullable=False),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),

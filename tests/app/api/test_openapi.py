@@ -11,6 +11,11 @@ from app.main import create_app
 from tests.app.api.support import bearer, make_key
 
 CONTRACT = """
+POST /v1/uploads
+GET /v1/uploads
+GET /v1/uploads/{id}
+PATCH /v1/uploads/{id}
+DELETE /v1/uploads/{id}
 POST /v1/models
 GET /v1/models
 GET /v1/models/{id}
@@ -45,7 +50,7 @@ GET /readyz
 GET /metrics
 """
 OPEN = {"/healthz", "/readyz"}
-CREATING = {"/v1/models", "/v1/datasets", "/v1/jobs", "/v1/jobs/{id}/retry", "/v1/projects"}
+CREATING = {"/v1/uploads", "/v1/models", "/v1/datasets", "/v1/jobs", "/v1/jobs/{id}/retry", "/v1/projects"}
 
 
 @pytest.fixture(scope="module")

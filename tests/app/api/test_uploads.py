@@ -128,7 +128,7 @@ def test_refused_forms_leave_nothing(
 
 def test_other_media_types_are_told_what_to_send(api_sqlite: TestClient) -> None:
     for response in (
-        api_sqlite.post("/v1/models", json={"upload": "upl_x"}),
+        api_sqlite.post("/v1/models", content=b"abc", headers={"content-type": "text/plain"}),
         api_sqlite.post("/v1/datasets", content=b"abc"),
     ):
         assert "`file`" in assert_problem(response, 415, "unsupported_media_type")["hint"]
@@ -168,7 +168,7 @@ def test_key_type_and_length_are_checked_before_a_byte_of_the_body_is_read(serve
     admin = {"Authorization": f"Bearer {server.key}"}
     huge = {"Content-Length": str(get_settings().max_upload_bytes * 2)}
     assert raw_answer(server, announced | admin | huge).startswith(b"HTTP/1.1 413 ")
-    wrong = {"Content-Type": "application/json"}
+    wrong = {"Content-Type": "application/octet-stream"}
     assert raw_answer(server, announced | admin | wrong).startswith(b"HTTP/1.1 415 ")
 
 
