@@ -1,5 +1,6 @@
 """The database: engine, base class, and `transaction()`, the only place that commits."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from sqlalchemy import JSON, DateTime, Engine, Float, MetaData, create_engine, e
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
@@ -19,6 +21,8 @@ from sqlalchemy.types import TypeDecorator
 from app.config import get_settings
 
 log = structlog.get_logger(__name__)
+
+DISK_FULL_STATE = "53100"  # PostgreSQL, appendix A: disk_full
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 
@@ -85,10 +89,13 @@ class Base(DeclarativeBase):
     }
 
 
-def make_engine(url: str) -> Engine:
-    """An engine for PostgreSQL or SQLite; SQLite gets WAL, a busy timeout and foreign keys."""
+def make_engine(url: str, answer_seconds: float = 0.0) -> Engine:
+    """An engine for PostgreSQL or SQLite; SQLite gets WAL, a busy timeout and foreign keys.
+
+    `answer_seconds`: how long PostgreSQL may take for one answer before its connection is given up; 0: for ever.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return _make_postgresql(url, answer_seconds)
     engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -106,10 +113,33 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
+def _make_postgresql(url: str, answer_seconds: float) -> Engine:
+    waits = {"pool_timeout": answer_seconds} if answer_seconds else {}
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, **waits)
+    if answer_seconds:
+        from app.postgres import connect  # where PostgreSQL is not used, its driver need not be there
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> Any:
+            return connect(answer_seconds, *args, **parameters)
+
+    return engine
+
+
 @lru_cache
 def get_engine() -> Engine:
     """The engine of this process."""
-    return make_engine(get_settings().resolved_database_url)
+    settings = get_settings()
+    return make_engine(settings.resolved_database_url, settings.database_seconds)
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether the database's disk has no space left."""
+    full: int = sqlite3.SQLITE_FULL
+    return (
+        getattr(error.orig, "sqlite_errorcode", None) == full
+        or getattr(error.orig, "sqlstate", None) == DISK_FULL_STATE
+    )
 
 
 @contextmanager

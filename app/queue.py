@@ -1,6 +1,8 @@
 """Messages to the workers: the only file on this side that knows Celery. A message holds an id alone."""
 
+import socket
 from functools import lru_cache
+from typing import Any
 
 from celery import Celery
 from sqlalchemy.orm import Session
@@ -25,12 +27,26 @@ def get_celery() -> Celery:
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5, "socket_keepalive": True},
+        broker_transport_options=_transport_options(),
         task_publish_retry=True,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.2},
         task_create_missing_queues=True,
     )
     return celery
+
+
+def _transport_options() -> dict[str, Any]:
+    """A broker that went away in silence is found out in seconds: by its acknowledgements, and by what it does not answer."""
+    keepalive = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
+    return {
+        "socket_timeout": 5,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "socket_keepalive_options": {
+            getattr(socket, name): value for name, value in keepalive.items() if hasattr(socket, name)
+        },
+        "health_check_interval": 10,
+    }
 
 
 def queue_for(runtime: str) -> str:

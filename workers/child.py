@@ -1,6 +1,5 @@
 """One attempt of one job, or one inspection, in a fresh process: reads an assignment, speaks `protocol.py`."""
 
-import errno
 import sys
 import traceback
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from app.errors import BurnishError, DiskFull, Internal, OutOfMemory
+from app.errors import BurnishError, Internal, OutOfMemory
 from workers.assignment import InspectAssignment, OptimizeAssignment
+from workers.endings import disk_full
 from workers.protocol import SupervisorPipe
 
 Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
@@ -75,10 +75,8 @@ def problem_of(error: Exception, stage: str | None) -> BurnishError:
         known = error
     elif isinstance(error, MemoryError):
         known = OutOfMemory("the process could not get the memory that it asked for")
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        known = DiskFull(
-            "the scratch disk has no space left", hint="free space where BURNISH_SCRATCH_DIR points"
-        )
+    elif (full := disk_full(error)) is not None:
+        known = full
     else:
         known = Internal(
             f"{type(error).__name__} in stage {stage}: {str(error)[:500]}",

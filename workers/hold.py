@@ -40,13 +40,13 @@ class Lost(Exception):
 
 
 class Hold(ABC):
-    """One attempt's right to write. `poll` is called every second by the watch."""
+    """One attempt's right to write, since `claimed_at` (of `time.monotonic()`). `poll` is called every second by the watch."""
 
-    def __init__(self) -> None:
+    def __init__(self, claimed_at: float) -> None:
         settings = get_settings()
         self._lease_seconds = settings.lease_seconds
         self._heartbeat_seconds = settings.heartbeat_seconds
-        self._renewed = time.monotonic()
+        self._renewed = claimed_at
         self._lost = False
 
     def poll(self) -> Stop | None:
@@ -94,8 +94,8 @@ class Hold(ABC):
 class JobHold(Hold):
     """A claimed job. Devices that it measures on are renewed with it."""
 
-    def __init__(self, job: Job):
-        super().__init__()
+    def __init__(self, job: Job, claimed_at: float):
+        super().__init__(claimed_at)
         self.project_id = job.project_id
         self.job_id = job.id
         self.attempt = job.attempt
@@ -122,8 +122,8 @@ class JobHold(Hold):
 class InspectionHold(Hold):
     """A claimed inspection."""
 
-    def __init__(self, table: inspections.Table, subject_id: str, attempt: int):
-        super().__init__()
+    def __init__(self, table: inspections.Table, subject_id: str, attempt: int, claimed_at: float):
+        super().__init__(claimed_at)
         self.table = table
         self.subject_id = subject_id
         self.attempt = attempt

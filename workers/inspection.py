@@ -1,9 +1,10 @@
 """One inspection of an upload, in a child process like a job's; what it finds is stored on the upload's row."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,14 +18,17 @@ from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut
 from app.models import service as models
 from app.models.tables import Model
 from app.storage import get_storage
-from workers import limits, running, scratch
+from workers import running, scratch
 from workers.answers import inside
-from workers.assignment import InspectAssignment
-from workers.child_process import ChildProcess, ProtocolError
-from workers.endings import death_of, misunderstood, out_of_memory
+from workers.assignment import UPLOAD_NAMES, InspectAssignment
+from workers.child_process import ChildProcess, ProtocolError, child_limits
+from workers.endings import death_of, disk_full, misunderstood, out_of_memory
 from workers.finish import read_problem
 from workers.hold import InspectionHold, Lost, Stop
 from workers.supervisor import CHILD, LEAVE_SECONDS, TICK_SECONDS
+from workers.sandbox import cgroups
+from workers.sandbox.limits import memory_limit_bytes
+from workers.sandbox.paths import WORK
 from workers.watch import Limits, Watch
 
 log = structlog.get_logger(__name__)
@@ -56,6 +60,7 @@ def inspect(subject_id: str, command: Sequence[str] | None = None) -> None:
     """Inspect an upload (`mdl_…`, `dat_…`), if it can be claimed. Raises nothing that the upload is to blame for."""
     if running.stopping.is_set():
         return
+    claimed_at = time.monotonic()
     with transaction() as session:
         row = service_of(subject_id).begin_inspection(session, subject_id, get_settings().lease_seconds)
     if row is None:
@@ -64,7 +69,7 @@ def inspect(subject_id: str, command: Sequence[str] | None = None) -> None:
     folder = scratch.folder(row.id, row.inspect_attempts)
     with running.entered(folder.name, row.id), structlog.contextvars.bound_contextvars(subject=row.id):
         try:
-            Inspection(row, folder, command or CHILD).run()
+            Inspection(row, claimed_at, folder, command or CHILD).run()
         finally:
             scratch.remove(folder)
 
@@ -72,12 +77,12 @@ def inspect(subject_id: str, command: Sequence[str] | None = None) -> None:
 class Inspection:
     """One attempt to inspect, from the claim on."""
 
-    def __init__(self, row: Model | Dataset, folder: Path, command: Sequence[str]):
+    def __init__(self, row: Model | Dataset, claimed_at: float, folder: Path, command: Sequence[str]):
         self._table = type(row)
         self._row = row
         self._folder = folder
         self._command = command
-        self._hold = InspectionHold(self._table, row.id, row.inspect_attempts)
+        self._hold = InspectionHold(self._table, row.id, row.inspect_attempts, claimed_at)
 
     def run(self) -> None:
         """Inspect, and settle it: ready, rejected, or tried again."""
@@ -90,9 +95,8 @@ class Inspection:
                 raise
             except Exception as error:
                 log.exception("inspection_failed")
-                self._reject(
-                    Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}").problem()
-                )
+                unforeseen = Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}")
+                self._reject((disk_full(error) or unforeseen).problem())
         except Lost:
             log.warning("lease_lost")
 
@@ -105,7 +109,7 @@ class Inspection:
             Limits(
                 running_seconds=settings.inspect_seconds,
                 silent_seconds=settings.inspect_seconds,
-                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
+                memory_bytes=memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -117,14 +121,13 @@ class Inspection:
     def _with_child(self, watch: Watch) -> None:
         settings = get_settings()
         path = self._lay_out()
-        kills = limits.oom_kills()
+        kills = cgroups.oom_kills()
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            settings.child_file_bytes,
-            settings.max_log_bytes,
+            child_limits(),
         )
         try:
             watch.attend(child)
@@ -145,12 +148,14 @@ class Inspection:
     def _lay_out(self) -> Path:
         settings = get_settings()
         scratch.make(self._folder)
-        upload = self._folder / "upload"
+        subject: Literal["model", "dataset"] = "model" if isinstance(self._row, Model) else "dataset"
+        upload = self._folder / "upload" / UPLOAD_NAMES[subject]
+        upload.parent.mkdir()
         get_storage().materialize_file(self._row.upload_digest, upload)
         assignment = InspectAssignment(
-            subject="model" if isinstance(self._row, Model) else "dataset",
+            subject=subject,
             subject_id=self._row.id,
-            scratch=self._folder,
+            scratch=self._folder / WORK,
             file=upload,
             filename=self._row.filename,
             declared=self._row.declared if isinstance(self._row, Model) else {},
@@ -181,7 +186,7 @@ class Inspection:
         if stopped is Stop.SHUTDOWN:
             self._give_back()
         elif stopped is Stop.MEMORY:
-            most = limits.memory_limit_bytes(settings.child_memory_bytes)
+            most = memory_limit_bytes(settings.child_memory_bytes)
             self._reject(out_of_memory(f"the inspection held more than {most} bytes of memory").problem())
         elif stopped in (Stop.OVERTIME, Stop.SILENT):
             slow = TimedOut(

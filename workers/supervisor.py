@@ -1,6 +1,7 @@
 """One attempt of one job: claim it, start a child, hear it, settle it. A child's death is a job's problem, not ours."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import limits, running, scratch
+from workers import running, scratch
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
-from workers.child_process import ChildProcess, ProtocolError
+from workers.child_process import ChildProcess, ProtocolError, child_limits
 from workers.durable import durably
-from workers.endings import death_of, misunderstood, out_of_memory
+from workers.endings import death_of, disk_full, misunderstood, out_of_memory
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
+from workers.sandbox import cgroups
+from workers.sandbox.limits import memory_limit_bytes
 from workers.watch import Limits, Watch
 
 CHILD = (sys.executable, "-m", "workers", "child")
@@ -40,6 +43,7 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
     settings = get_settings()
     if running.stopping.is_set():
         return
+    claimed_at = time.monotonic()  # the lease ends no earlier than it does counted from here
     with transaction() as session:
         job = lease.claim_next(session, rung, running.WORKER_ID, settings.lease_seconds)
         seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
@@ -54,7 +58,7 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
     ):
         log.info("attempt_began")
         try:
-            Attempt(job, seconds, folder, command or CHILD).run()
+            Attempt(job, claimed_at, seconds, folder, command or CHILD).run()
         finally:
             scratch.remove(folder)
         log.info("attempt_ended")
@@ -63,12 +67,14 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
 class Attempt:
     """One attempt, from the claim on."""
 
-    def __init__(self, job: Job, running_seconds: float, folder: Path, command: Sequence[str]):
+    def __init__(
+        self, job: Job, claimed_at: float, running_seconds: float, folder: Path, command: Sequence[str]
+    ):
         self._job = job
         self._running_seconds = running_seconds
         self._folder = folder
         self._command = command
-        self._hold = JobHold(job)
+        self._hold = JobHold(job, claimed_at)
 
     def run(self) -> None:
         """Work, and settle the job: ended, queued again, or left to whoever has it now."""
@@ -81,7 +87,10 @@ class Attempt:
                 raise
             except Exception as error:
                 log.exception("attempt_failed")
-                self._fail(Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}"))
+                self._fail(
+                    disk_full(error)
+                    or Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}")
+                )
         except Lost:
             log.warning("lease_lost")
 
@@ -92,7 +101,7 @@ class Attempt:
             Limits(
                 running_seconds=self._running_seconds,
                 silent_seconds=settings.step_seconds,
-                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
+                memory_bytes=memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -110,14 +119,13 @@ class Attempt:
             lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
         )
         path = scratch.lay_out(assignment)
-        kills = limits.oom_kills()
+        kills = cgroups.oom_kills()
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            settings.child_file_bytes,
-            settings.max_log_bytes,
+            child_limits(),
         )
         try:
             watch.attend(child)
@@ -204,7 +212,7 @@ class Attempt:
                 )
                 self._fail(TimedOut(slow, stage=stage, hint=hint))
             case Stop.MEMORY:
-                most = limits.memory_limit_bytes(settings.child_memory_bytes)
+                most = memory_limit_bytes(settings.child_memory_bytes)
                 self._fail(
                     out_of_memory(f"the job held more than the {most} bytes of memory that it may", stage)
                 )

@@ -1,4 +1,7 @@
-"""A thread beside each child: renews the hold and kills the child when there is a reason to."""
+"""Two threads beside each child: one renews the hold, one kills the child when there is a reason to.
+
+They are two so that a database which does not answer keeps no child beyond its limits or its lease.
+"""
 
 import threading
 import time
@@ -9,9 +12,10 @@ import structlog
 from workers import running
 from workers.child_process import ChildProcess
 from workers.hold import Hold, Stop
-from workers.limits import resident_bytes
+from workers.sandbox.limits import resident_bytes
 
 TICK_SECONDS = 1.0
+SETTLE_SECONDS = 5.0  # a renewal that takes longer ends by itself, and finds the attempt over
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +39,13 @@ class Watch(threading.Thread):
         self._deadline = time.monotonic() + limits.running_seconds
         self._child: ChildProcess | None = None
         self._settled = threading.Event()
+        self._told: Stop | None = None  # by the database
+        self._renewing = threading.Thread(target=self._renew, name="renew", daemon=True)
         self.stopped: Stop | None = None
 
     def run(self) -> None:
-        """Look every second for a reason to stop the child; go on renewing until the attempt is settled."""
+        """Look every second for a reason to stop the child; the hold is renewed until the attempt is settled."""
+        self._renewing.start()
         while not self._settled.wait(TICK_SECONDS):
             try:
                 self._look()
@@ -57,13 +64,21 @@ class Watch(threading.Thread):
         """The attempt is over."""
         self._settled.set()
         self.join()
+        self._renewing.join(SETTLE_SECONDS)
+
+    def _renew(self) -> None:
+        while not self._settled.wait(TICK_SECONDS):
+            try:
+                self._told = self._hold.poll() or self._told
+            except Exception:
+                log.exception("renewal_failed")
 
     def _look(self) -> None:
-        stop = self._hold.poll()
         child = self._child
         if self.stopped is not None:
             return
-        self.stopped = stop or (self._reason(child) if child is not None else None)
+        told = Stop.LOST if self._hold.outlived() else self._told
+        self.stopped = told or (self._reason(child) if child is not None else None)
         if self.stopped is None or child is None:
             return
         if self.stopped in (Stop.CANCELLED, Stop.SHUTDOWN):

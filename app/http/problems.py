@@ -11,12 +11,14 @@ from kombu.exceptions import OperationalError as BrokerError
 from pydantic import BaseModel, ConfigDict
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from app.db import is_full
 from app.errors import (
     BurnishError,
+    DiskFull,
     Internal,
     InvalidParams,
     MalformedRequest,
@@ -92,6 +94,9 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     async def _outage(request: Request, error: Exception) -> JSONResponse:
         log.error("dependency_unavailable", exc_info=error)
+        if isinstance(error, DBAPIError) and is_full(error):
+            full = DiskFull("the database has no space left", hint="free space on the database's disk")
+            return problem_response(full, request.state.request_id)
         problem = Unavailable(
             "the database or the message broker does not answer",
             hint="try again soon; `/readyz` says which part it is",

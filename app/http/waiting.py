@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.config import get_settings
 from app.db import transaction
+from app.errors import Unavailable
 from app.events import notifier
 from app.events.service import last_seqs
 from app.http.schemas import RequestSchema
@@ -28,6 +29,8 @@ async def wait_until(
     read: Callable[[], Answer], done: Callable[[Answer], bool], subject_id: str, seconds: float
 ) -> Answer:
     """What `read` (run in a thread) gives once it is `done`, or when the time is over."""
+    if seconds <= 0:
+        return await run_in_threadpool(read)
     deadline = time.monotonic() + min(seconds, get_settings().max_wait_seconds)
     while True:
         seq = await run_in_threadpool(_last_seq, subject_id)  # before the read: no change falls between
@@ -35,7 +38,10 @@ async def wait_until(
         left = deadline - time.monotonic()
         if done(answer) or left <= 0:
             return answer
-        await notifier.wait(subject_id, seq, left)
+        try:
+            await notifier.wait(subject_id, seq, left)
+        except Unavailable:
+            return answer  # the service stops: what was read holds, and another process hears the next question
 
 
 def _last_seq(subject_id: str) -> int:
