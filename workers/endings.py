@@ -4,15 +4,13 @@ import errno
 import signal
 
 from app.errors import BurnishError, Crashed, DiskFull, OutOfMemory
+from workers import limits
 from workers.child_process import ChildProcess, ProtocolError
-from workers.sandbox import cgroups
 
 
 def death_of(child: ChildProcess, status: int, oom_kills_before: int) -> BurnishError:
     """The problem of a child that ended without a last line. `status` is -N where signal N killed it."""
-    if status == -signal.SIGKILL and child.group.ran_out_of_memory() and child.group.reached_its_limit():
-        return out_of_memory(f"the job held more than the {child.limits.memory_bytes} bytes of memory that it may")
-    if status == -signal.SIGKILL and cgroups.oom_kills() > oom_kills_before:
+    if status == -signal.SIGKILL and limits.oom_kills() > oom_kills_before:
         return out_of_memory("the system ran out of memory and killed the job's process")
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     words = child.log.tail()

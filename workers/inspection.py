@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,17 +18,14 @@ from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut
 from app.models import service as models
 from app.models.tables import Model
 from app.storage import get_storage
-from workers import running, scratch
+from workers import limits, running, scratch
 from workers.answers import inside
-from workers.assignment import UPLOAD_NAMES, InspectAssignment
-from workers.child_process import ChildProcess, ProtocolError, child_limits
+from workers.assignment import InspectAssignment
+from workers.child_process import ChildProcess, ProtocolError
 from workers.endings import death_of, disk_full, misunderstood, out_of_memory
 from workers.finish import read_problem
 from workers.hold import InspectionHold, Lost, Stop
 from workers.supervisor import CHILD, LEAVE_SECONDS, TICK_SECONDS
-from workers.sandbox import cgroups
-from workers.sandbox.limits import memory_limit_bytes
-from workers.sandbox.paths import WORK
 from workers.watch import Limits, Watch
 
 log = structlog.get_logger(__name__)
@@ -109,7 +106,7 @@ class Inspection:
             Limits(
                 running_seconds=settings.inspect_seconds,
                 silent_seconds=settings.inspect_seconds,
-                memory_bytes=memory_limit_bytes(settings.child_memory_bytes),
+                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -121,13 +118,14 @@ class Inspection:
     def _with_child(self, watch: Watch) -> None:
         settings = get_settings()
         path = self._lay_out()
-        kills = cgroups.oom_kills()
+        kills = limits.oom_kills()
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            child_limits(),
+            settings.child_file_bytes,
+            settings.max_log_bytes,
         )
         try:
             watch.attend(child)
@@ -148,14 +146,12 @@ class Inspection:
     def _lay_out(self) -> Path:
         settings = get_settings()
         scratch.make(self._folder)
-        subject: Literal["model", "dataset"] = "model" if isinstance(self._row, Model) else "dataset"
-        upload = self._folder / "upload" / UPLOAD_NAMES[subject]
-        upload.parent.mkdir()
+        upload = self._folder / "upload"
         get_storage().materialize_file(self._row.upload_digest, upload)
         assignment = InspectAssignment(
-            subject=subject,
+            subject="model" if isinstance(self._row, Model) else "dataset",
             subject_id=self._row.id,
-            scratch=self._folder / WORK,
+            scratch=self._folder,
             file=upload,
             filename=self._row.filename,
             declared=self._row.declared if isinstance(self._row, Model) else {},
@@ -186,7 +182,7 @@ class Inspection:
         if stopped is Stop.SHUTDOWN:
             self._give_back()
         elif stopped is Stop.MEMORY:
-            most = memory_limit_bytes(settings.child_memory_bytes)
+            most = limits.memory_limit_bytes(settings.child_memory_bytes)
             self._reject(out_of_memory(f"the inspection held more than {most} bytes of memory").problem())
         elif stopped in (Stop.OVERTIME, Stop.SILENT):
             slow = TimedOut(

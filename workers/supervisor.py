@@ -16,16 +16,14 @@ from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import running, scratch
+from workers import limits, running, scratch
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
-from workers.child_process import ChildProcess, ProtocolError, child_limits
+from workers.child_process import ChildProcess, ProtocolError
 from workers.durable import durably
 from workers.endings import death_of, disk_full, misunderstood, out_of_memory
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
-from workers.sandbox import cgroups
-from workers.sandbox.limits import memory_limit_bytes
 from workers.watch import Limits, Watch
 
 CHILD = (sys.executable, "-m", "workers", "child")
@@ -101,7 +99,7 @@ class Attempt:
             Limits(
                 running_seconds=self._running_seconds,
                 silent_seconds=settings.step_seconds,
-                memory_bytes=memory_limit_bytes(settings.child_memory_bytes),
+                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -119,13 +117,14 @@ class Attempt:
             lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
         )
         path = scratch.lay_out(assignment)
-        kills = cgroups.oom_kills()
+        kills = limits.oom_kills()
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            child_limits(),
+            settings.child_file_bytes,
+            settings.max_log_bytes,
         )
         try:
             watch.attend(child)
@@ -212,7 +211,7 @@ class Attempt:
                 )
                 self._fail(TimedOut(slow, stage=stage, hint=hint))
             case Stop.MEMORY:
-                most = memory_limit_bytes(settings.child_memory_bytes)
+                most = limits.memory_limit_bytes(settings.child_memory_bytes)
                 self._fail(
                     out_of_memory(f"the job held more than the {most} bytes of memory that it may", stage)
                 )
