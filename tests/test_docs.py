@@ -105,7 +105,7 @@ def test_named_commands_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_named_variables_are_settings(page: Path) -> None:
     known = {f"BURNISH_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
-    assert set(re.findall(r"BURNISH_[A-Z_]*[A-Z]", page.read_text(encoding="utf-8"))) <= known
+    assert set(re.findall(r"BURNISH_[A-Z0-9_]*[A-Z]", page.read_text(encoding="utf-8"))) <= known
 
 
 def test_every_prometheus_metric_is_explained(burnish_sqlite: Settings) -> None:
@@ -113,7 +113,7 @@ def test_every_prometheus_metric_is_explained(burnish_sqlite: Settings) -> None:
     families = set(re.findall(r"^# TYPE (burnish_\w+)", exposition().decode(), re.MULTILINE))
     named = {name for name in families if not name.endswith("_created")}
     assert len(named) > 5
-    text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/observability.md").read_text(encoding="utf-8")
     assert {name for name in named if f"`{name}`" not in text} == set()
 
 

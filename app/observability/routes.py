@@ -5,9 +5,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from app.auth.principal import InstallationAdmin
+from app.auth.routing import SecuredRoute
 from app.observability import health, metrics
 
 router = APIRouter(tags=["observability"])
+secured = APIRouter(tags=["observability"], route_class=SecuredRoute)
 
 
 class Alive(BaseModel):
@@ -30,7 +32,10 @@ def readyz(response: Response) -> health.Readiness:
     return found
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@secured.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def get_metrics(_: InstallationAdmin) -> Response:
     """Metrics in Prometheus' text format. Needs an admin key of the default project."""
     return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+router.include_router(secured)
