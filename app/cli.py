@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.commands import admin, catalog, check, compare, jobs, optimize, resources, service
+from app.commands import admin, catalog, check, compare, jobs, optimize, resources, retention, service
 from app.commands.common import EXPECTED, show_error
 
 app = typer.Typer(
@@ -43,7 +43,8 @@ app.command(rich_help_panel=SERVICE)(service.up)
 app.command(rich_help_panel=SERVICE)(service.serve)
 app.command(rich_help_panel=SERVICE)(service.worker)
 app.command(rich_help_panel=SERVICE)(service.migrate)
-app.command(rich_help_panel=SERVICE)(service.gc)
+app.command(rich_help_panel=SERVICE)(retention.gc)
+app.command(rich_help_panel=SERVICE)(retention.verify)
 app.add_typer(admin.keys, name="keys", rich_help_panel=ADMIN)
 app.add_typer(admin.projects, name="projects", rich_help_panel=ADMIN)
 

@@ -119,6 +119,35 @@ class Settings(BaseSettings):
         gt=0,
         description="A job queued for longer than this since its last message is sent again, in seconds.",
     )
+    project_keep_jobs_days: int = Field(
+        0,
+        ge=0,
+        description="How long a finished job is kept with all that it made, in days, where its project says nothing else. "
+        "0: for ever.",
+    )
+    project_keep_steps_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of stored steps that are kept for a project, where it says nothing else; what was not used for "
+        "longest goes first. 0: no limit.",
+    )
+    keep_events_days: int = Field(
+        30,
+        ge=0,
+        description="How long the events of a job are kept after its end, in days; the last one stays with it. 0: all stay.",
+    )
+    keep_audit_days: int = Field(
+        0, ge=0, description="How long the audit log goes back, in days. 0: to the beginning."
+    )
+    keep_deliveries_days: int = Field(
+        30, ge=0, description="How long it is kept what webhooks were told, in days. 0: for ever."
+    )
+    gc_hours: float = Field(
+        24.0,
+        ge=0,
+        description="How often `burnish up` removes what is kept no longer, in hours, as `burnish gc` does. 0: never.",
+    )
+
     worker_seen_seconds: float = Field(
         30.0, gt=0, description="A worker that was not heard of for longer than this is offline, in seconds."
     )

@@ -10,12 +10,13 @@ from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job, JobLog, JobStep, StepResult
 from app.measurements.tables import Measurement
 from app.models.tables import Model
+from app.retention.tables import Pause, TreeFile
 from app.uploads.tables import Upload
 from app.webhooks.tables import Webhook, WebhookDelivery
 
 __all__ = [
     "ApiKey", "Artifact", "ArtifactInput", "AuditEntry", "Base", "Dataset", "DeviceLease", "Event",
-    "IdempotencyKey", "Job", "JobLog", "JobStep", "Measurement", "Model", "Project", "StepResult", "Upload",
+    "IdempotencyKey", "Job", "JobLog", "JobStep", "Measurement", "Model", "Pause", "Project", "StepResult", "TreeFile", "Upload",
     "Webhook", "WebhookDelivery", "Worker",
 ]  # fmt: skip
 

@@ -205,7 +205,8 @@ class Answers:
         partial = root.with_suffix(".partial")
         try:
             get_storage().materialize(digest, partial)
-        except NotFound:  # its files were removed: the step is done again, and stored again
+        except (NotFound, FileNotFoundError):
+            # its files were removed before or meanwhile: the step is done again, and stored again
             shutil.rmtree(partial, ignore_errors=True)
             return False
         partial.rename(root)

@@ -24,7 +24,7 @@ class Artifact(Base):
     digest: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     tree_digest: Mapped[str | None] = mapped_column(
-        String(64)
+        String(64), index=True
     )  # kind `model`: the tree that a job can start from
     manifest: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())

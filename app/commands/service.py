@@ -106,17 +106,3 @@ def migrate() -> None:
     from app.migrate import upgrade
 
     upgrade()
-
-
-def gc(as_json: JsonOption = False) -> None:
-    """Remove stored files that nothing refers to any more; safe while the service runs.
-
-    What was stored within BURNISH_GC_GRACE_SECONDS stays. For the data of a `burnish up`, set BURNISH_DATA_DIR to its directory.
-    """
-    from app.references import collect
-
-    files, size_bytes = collect()
-    if as_json:
-        print_json({"files": files, "size_bytes": size_bytes})
-    else:
-        stdout().print(f"removed {files} files, {size_bytes / 2**20:.1f} MiB")

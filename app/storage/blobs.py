@@ -130,6 +130,10 @@ class Storage(ABC):
         """Whether a blob is stored."""
 
     @abstractmethod
+    def stat(self, digest: str) -> tuple[int, float] | None:
+        """A blob's size in bytes and the seconds since it was last stored; None where there is none."""
+
+    @abstractmethod
     def delete(self, digest: str, older_than_seconds: float = 0.0) -> int | None:
         """Forget a blob; its size, or None where there is none, or where it was stored again so lately."""
 

@@ -187,6 +187,14 @@ class DiskStorage(Storage):
         """Whether a blob is stored."""
         return self._blob_path(digest).is_file()
 
+    def stat(self, digest: str) -> tuple[int, float] | None:
+        """A blob's size in bytes and the seconds since it was last stored; None where there is none."""
+        try:
+            found = self._blob_path(digest).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size, time.time() - found.st_mtime
+
     def delete(self, digest: str, older_than_seconds: float = 0.0) -> int | None:
         """Forget a blob; its size, or None where there is none, or where it was stored again so lately.
 
