@@ -79,6 +79,18 @@ def test_a_worker_opens_no_model_itself(module: str) -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "module", ["workers.child", "workers.pipeline", "workers.inspect", "workers.measure.launch"]
+)
+def test_a_child_loads_neither_database_nor_broker(module: str) -> None:
+    """It has no use for them, they would be a way out of its sandbox, and every launch would wait for their imports."""
+    script = f"import sys, {module}; print([name for name in ('sqlalchemy', 'celery', 'redis') if name in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
 def test_only_one_file_commits() -> None:
     committing = {str(path.relative_to(ROOT)) for path in sources("app", "workers") for _ in commits(path)}
     assert committing == {"app/db.py"}

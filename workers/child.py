@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from app.errors import BurnishError, Internal, OutOfMemory
 from workers.assignment import InspectAssignment, OptimizeAssignment
-from workers.endings import disk_full
+from workers.full_disk import disk_full
 from workers.protocol import SupervisorPipe
 
 Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
