@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +36,40 @@ class Settings(BaseSettings):
     storage_dir: Path | None = Field(
         None,
         description="Where blobs live; API and workers must share it. Empty: `blobs` under the data directory.",
+    )
+    storage_url: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?)?$",
+        description="A bucket for the blobs, `s3://bucket/prefix`, of this installation alone. Empty: a directory. Needs the "
+        "extra `s3`; credentials come from where boto3 looks.",
+    )
+    s3_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="The address of an S3-compatible service. Empty: Amazon's, or what boto3 finds.",
+    )
+    s3_region: str = Field("", description="The bucket's region. Empty: what boto3 finds.")
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="Whether the bucket's name goes into the path or the host name; `auto`: boto3 decides."
+    )
+    storage_presigned_downloads: bool = Field(
+        False,
+        description="Send downloads to the bucket: 307 to a signed address that is good for 15 minutes, for whoever knows it.",
+    )
+    s3_public_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="The address of the S3 service that clients reach, in signed addresses. Empty: `BURNISH_S3_ENDPOINT`.",
+    )
+    storage_cache_dir: Path | None = Field(
+        None,
+        description="Where a worker keeps files of the bucket; best on the scratch directory's file system. Empty: `cache` under "
+        "the data directory.",
+    )
+    storage_cache_bytes: int = Field(
+        16 * GIB,
+        ge=0,
+        description="Most bytes of the bucket's files that a worker keeps, the longest unused going first. 0: none.",
     )
     scratch_dir: Path | None = Field(
         None, description="Where attempts work. Empty: `scratch` under the data directory."
@@ -179,6 +214,11 @@ class Settings(BaseSettings):
     def blobs_path(self) -> Path:
         """The directory that holds blobs."""
         return (self.storage_dir or self.data_dir / "blobs").resolve()
+
+    @property
+    def storage_cache_path(self) -> Path:
+        """The directory in which a worker keeps files of the bucket."""
+        return (self.storage_cache_dir or self.data_dir / "cache").resolve()
 
     @property
     def scratch_path(self) -> Path:

@@ -34,7 +34,13 @@ TICK_SECONDS = 0.2
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere (unix(7))
 BROKERS = ("redis-server", "valkey-server")
 WORKER_PROCESSES = 2  # one for inspections, so that an upload never waits behind a job
-OWN_SETTINGS = ("BURNISH_DATABASE_URL", "BURNISH_STORAGE_DIR", "BURNISH_SCRATCH_DIR", "BURNISH_API_KEY")
+OWN_SETTINGS = (
+    "BURNISH_DATABASE_URL",
+    "BURNISH_STORAGE_DIR",
+    "BURNISH_STORAGE_URL",  # its own `gc` would empty a bucket that another database speaks of
+    "BURNISH_SCRATCH_DIR",
+    "BURNISH_API_KEY",
+)
 
 
 class EmbeddedError(Exception):

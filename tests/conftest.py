@@ -14,10 +14,12 @@ import app.tables
 from app.auth.tables import DEFAULT_PROJECT, Project
 from app.config import Settings, get_settings
 from app.db import get_engine, make_engine
+from app.http.rates import get_rates
 from app.ids import new_id
 from app.queue import get_celery
 from app.storage import get_storage
-from tests.services import running_postgres, running_redis
+from app.storage.s3 import S3Storage
+from tests.services import running_postgres, running_redis, running_s3
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,34 @@ def redis_url() -> Iterator[str]:
     """A real Redis, shared by the session."""
     with running_redis() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A real S3-compatible server, shared by the session."""
+    with running_s3() as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new bucket on it, which this process's settings name, and what it starts; yields the bucket's name."""
+    bucket = new_id("tests").replace("_", "-")
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "a secret of the tests",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "BURNISH_STORAGE_URL": f"s3://{bucket}/a/prefix",
+        "BURNISH_S3_ENDPOINT": s3_server,
+        "BURNISH_S3_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    forget_process_state()
+    storage = get_storage()
+    assert isinstance(storage, S3Storage)
+    storage.bucket.client.create_bucket(Bucket=bucket)
+    yield bucket
+    forget_process_state()
 
 
 @pytest.fixture(scope="session")

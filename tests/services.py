@@ -1,4 +1,4 @@
-"""Real servers for the tests: Valkey from its wheel, PostgreSQL from its wheel."""
+"""Real servers for the tests: Valkey and PostgreSQL from their wheels, moto's S3."""
 
 import os
 import signal
@@ -90,6 +90,32 @@ def running_postgres(folder: Path) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             server.cleanup()
+
+
+@contextmanager
+def running_s3() -> Iterator[str]:
+    """An S3-compatible server in a process of its own, which takes any credentials; yields its address."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    guard = Guard(process.pid, signal.SIGKILL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        guard.dismiss()
+        process.kill()
+        process.wait()
 
 
 class Guard:

@@ -25,6 +25,8 @@ def answer(
 ) -> Response:
     """The answer to GET or HEAD of a stored file; `request` holds the request's header fields, whatever their case.
 
+    Where the store gives links, GET is answered with one, whatever range was asked for: the client asks there again.
+
     Raises:
         NotFound: the bytes are gone.
         RangeNotSatisfiable: the file does not hold the range that was asked for.
@@ -45,6 +47,8 @@ def answer(
     headers |= {"Content-Type": media_type, "Content-Length": str(size_bytes)}
     if method == "HEAD":
         return Response(headers=headers)
+    if (link := storage.link(digest, media_type, headers["Content-Disposition"])) is not None:
+        return Response(status_code=307, headers={"Location": link, "Cache-Control": "private, no-store"})
     wanted = parse_range(request.get("range"), size_bytes)
     if wanted is None or request.get("if-range", etag) != etag:
         return StreamingResponse(storage.open(digest), headers=headers)

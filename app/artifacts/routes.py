@@ -46,6 +46,10 @@ def delete_artifact(artifact_id: str, principal: Writer, session: WriteSession) 
         200: {"content": BYTES, "description": "The file."},
         206: {"content": BYTES, "description": "The range that was asked for."},
         304: {"description": "The client has it already (`If-None-Match`)."},
+        307: {
+            "description": "Where the service says so (`BURNISH_STORAGE_PRESIGNED_DOWNLOADS`): the file is at `Location`, for "
+            "15 minutes; do not send the key there."
+        },
     },
 )
 def get_content(artifact_id: str, request: Request, principal: Reader, session: ReadSession) -> Response:

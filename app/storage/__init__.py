@@ -1,4 +1,4 @@
-"""Blobs by digest: on a disk that API and workers share (`disk.py`)."""
+"""Blobs by digest: on a disk that API and workers share (`disk.py`), or in a bucket (`s3.py`)."""
 
 from functools import lru_cache
 
@@ -24,5 +24,16 @@ __all__ = [
 
 @lru_cache
 def get_storage() -> Storage:
-    """The store of this process."""
-    return DiskStorage(get_settings().blobs_path)
+    """The store of this process.
+
+    Raises:
+        RuntimeError: the extra `s3` is not installed.
+    """
+    settings = get_settings()
+    if not settings.storage_url:
+        return DiskStorage(settings.blobs_path)
+    try:
+        from app.storage.s3 import S3Storage
+    except ModuleNotFoundError as error:
+        raise RuntimeError("BURNISH_STORAGE_URL needs boto3: pip install 'burnish[s3]'") from error
+    return S3Storage.from_settings(settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from app.errors import NotFound, PayloadTooLarge
-from app.storage.trees import TreeFile, parse_tree, regular_files, tree_text
+from app.storage.trees import TreeFile, open_regular, parse_tree, regular_files, tree_text
 
 CHUNK_BYTES = 1024 * 1024
 ABANDONED_SECONDS = 86_400.0  # nobody writes to a blob for longer than this without being done
@@ -76,8 +76,8 @@ class Storage(ABC):
             raise
 
     def put_file(self, path: Path) -> Blob:
-        """Store a file's bytes."""
-        with path.open("rb") as file:
+        """Store a regular file's bytes; ValueError where it is something else, or a link on the way to it."""
+        with open_regular(path) as file:
             return self.put(file)
 
     def put_tree(self, files: Path) -> Blob:
@@ -156,6 +156,13 @@ class Storage(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raises an error where the store cannot be written."""
+
+    def link(self, digest: str, media_type: str, disposition: str) -> str | None:
+        """An address that gives the blob for a while to whoever knows it, None where the store gives none.
+
+        Its answer carries the `Content-Type` and the `Content-Disposition` that are given.
+        """
+        return None
 
 
 def known_digest(text: str) -> str:
