@@ -3,6 +3,7 @@
 import socket
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from app.events import notifier
 from app.logs import configure_logging
@@ -23,8 +24,13 @@ class Server(uvicorn.Server):
 
 def make_server(host: str, port: int) -> Server:
     """A server that is not started yet; `run()` serves until it is told to stop."""
-    config = uvicorn.Config(
-        create_app(),
+    return Server(uvicorn_config(create_app(), host, port))
+
+
+def uvicorn_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    """How an application is served."""
+    return uvicorn.Config(
+        app,
         host=host,
         port=port,
         log_config=None,
@@ -35,7 +41,6 @@ def make_server(host: str, port: int) -> Server:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return Server(config)
 
 
 def serve(host: str, port: int, descriptor: int | None = None) -> None:

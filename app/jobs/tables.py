@@ -24,6 +24,11 @@ class Job(Base):
             "created_at",
             "id",
         ),
+        # lists by status, and by label where the database is PostgreSQL
+        Index("ix_jobs_project_id_status_created_at_id", "project_id", "status", "created_at", "id"),
+        Index(
+            "ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
