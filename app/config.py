@@ -168,6 +168,12 @@ class Settings(BaseSettings):
     )
     keep_events_days: int = Field(
         30,
+    address_max_wrong_keys_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Most requests of one client address in a minute that carry no valid key; after that, none of this address is "
+        "answered until the minute is over. 0: no limit.",
+    )
         ge=0,
         description="How long the events of a job are kept after its end, in days; the last one stays with it. 0: all stay.",
     )

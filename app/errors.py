@@ -219,7 +219,7 @@ class DiskFull(BurnishError):
 class QuotaExceeded(BurnishError):
     """The project's quota is used up"""
 
-    code, http_status = "quota_exceeded", 429
+    code, http_status, retryable = "quota_exceeded", 429, True
 
 
 class RateLimited(BurnishError):

@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from app import __version__
 from app.artifacts.routes import router as artifacts
+from app.audit.routes import router as audit
 from app.auth.principal import Reader
 from app.auth.routes import router as auth
 from app.catalog.routes import router as catalog
@@ -59,7 +60,7 @@ def create_app() -> FastAPI:
         },
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth):
+    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth, audit):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(observability)

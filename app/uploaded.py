@@ -7,6 +7,8 @@ from sqlalchemy import CursorResult, String, delete, or_, select, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
+from app.audit.service import record
+from app.auth import quotas
 from app.datasets.tables import Dataset
 from app.db import db_now
 from app.errors import Conflict, NotFound
@@ -25,9 +27,16 @@ Uploaded = TypeVar("Uploaded", Model, Dataset)
 
 
 def add(session: Session, row: Model | Dataset) -> None:
-    """Store a new row, record it, and ring for its inspection once the transaction is committed."""
+    """Store a new row, record it, and ring for its inspection once the transaction is committed.
+
+    Raises:
+        QuotaExceeded: with it, the project stores more than it may.
+    """
     session.add(row)
     session.flush()
+    quotas.check_storage(session, row.project_id, 0)
+    said = {"name": row.name, "size_bytes": row.size_bytes}
+    record(session, row.project_id, f"{_noun(type(row))}.created", row.id, **said)
     events.record(session, row.project_id, row.id, STATUS_EVENT, {"status": row.status})
     send_inspect(session, row.id)
 
@@ -83,6 +92,7 @@ def remove(session: Session, table: type[Uploaded], project_id: str, id_: str) -
             f"the {_noun(table)} is used by {', '.join(users)}",
             hint="delete the jobs first; a job that is not finished has to be cancelled before",
         )
+    record(session, project_id, f"{_noun(table)}.deleted", id_, name=row.name)
     session.delete(row)
     session.execute(delete(Event).where(Event.subject_id == id_, Event.project_id == project_id))
     release(session, blobs=[row.upload_digest], trees=[row.digest])

@@ -145,7 +145,7 @@ def installation(
 
 def forget_process_state() -> None:
     """What this process made once from its settings."""
-    for cached in (get_settings, get_engine, get_storage, get_celery):
+    for cached in (get_settings, get_engine, get_storage, get_celery, get_rates):
         cached.cache_clear()
 
 

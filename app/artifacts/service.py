@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.schemas import ArtifactAnswer, ArtifactInputAnswer, ArtifactQuery
 from app.artifacts.tables import Artifact, ArtifactInput
+from app.audit.service import record
 from app.config import get_settings
 from app.errors import Conflict, NotFound
 from app.http.paging import paginate
@@ -80,6 +81,8 @@ def delete_artifact(session: Session, project_id: str, artifact_id: str) -> None
     if artifact is None:
         raise NotFound(f"there is no artifact {artifact_id}")
     remove(session, project_id, [artifact])
+    said = {"filename": artifact.filename, "job": artifact.job_id}
+    record(session, project_id, "artifact.deleted", artifact_id, **said)
 
 
 def remove(

@@ -5,20 +5,30 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.auth import service
-from app.auth.principal import Admin, InstallationAdmin, Reader, require_installation_admin
+from app.auth.principal import (
+    Admin,
+    InstallationAdmin,
+    Reader,
+    project_asked_for,
+    require_installation_admin,
+)
+from app.auth.routing import SecuredRoute
 from app.auth.schemas import (
     KeyAnswer,
     KeyRequest,
     NewKeyAnswer,
     ProjectAnswer,
+    ProjectChange,
     ProjectRequest,
     UsageAnswer,
+    UsageQuery,
 )
+from app.auth.usage import usage
 from app.http.idempotency import Created, IdempotencyDep
 from app.http.paging import Page, PageQuery
 from app.http.sessions import ReadSession, WriteSession
 
-router = APIRouter(tags=["administration"])
+router = APIRouter(tags=["administration"], route_class=SecuredRoute)
 
 
 @router.post("/keys", status_code=201)
@@ -40,6 +50,12 @@ def list_keys(page: Annotated[PageQuery, Query()], principal: Admin, session: Re
     return Page(items=[KeyAnswer.model_validate(row) for row in rows], next_cursor=cursor)
 
 
+@router.get("/keys/{key_id}")
+def get_key(key_id: str, principal: Admin, session: ReadSession) -> KeyAnswer:
+    """A key of the project, without its secret."""
+    return KeyAnswer.model_validate(service.get_key(session, principal.project_id, key_id))
+
+
 @router.delete("/keys/{key_id}", status_code=204)
 def revoke_key(key_id: str, principal: Admin, session: WriteSession) -> None:
     """Revoke a key of the project: it opens nothing from now on."""
@@ -53,7 +69,7 @@ def create_project(
     """Make a project. Needs an admin key of the default project."""
 
     def create() -> Created:
-        project = ProjectAnswer.model_validate(service.create_project(session, body.name))
+        project = ProjectAnswer.model_validate(service.create_project(session, **body.model_dump()))
         return Created(project, f"/v1/projects/{project.id}")
 
     return idempotency.answer(session, principal.project_id, body, create)
@@ -68,7 +84,29 @@ def list_projects(
     return Page(items=[ProjectAnswer.model_validate(row) for row in rows], next_cursor=cursor)
 
 
+@router.get("/projects/{project_id}")
+def get_project(project_id: str, principal: InstallationAdmin, session: ReadSession) -> ProjectAnswer:
+    """A project and its limits. Needs an admin key of the default project."""
+    return ProjectAnswer.model_validate(service.get_project(session, project_id))
+
+
+@router.patch("/projects/{project_id}")
+def change_project(
+    project_id: str, body: ProjectChange, principal: InstallationAdmin, session: WriteSession
+) -> ProjectAnswer:
+    """Change a project's name or limits; what the body does not name stays. Needs an admin key of the default project."""
+    changes = body.model_dump(exclude_unset=True)
+    return ProjectAnswer.model_validate(service.update_project(session, project_id, changes))
+
+
+@router.delete("/projects/{project_id}", status_code=204)
+def delete_project(project_id: str, principal: InstallationAdmin, session: WriteSession) -> None:
+    """Delete an empty project with its keys; 409 says what is in the way. Needs an admin key of the default project."""
+    service.delete_project(session, project_id)
+
+
 @router.get("/usage")
-def get_usage(principal: Reader, session: ReadSession) -> UsageAnswer:
-    """What the project holds."""
-    return UsageAnswer.model_validate(service.usage(session, principal.project_id))
+def get_usage(query: Annotated[UsageQuery, Query()], principal: Reader, session: ReadSession) -> UsageAnswer:
+    """What the project holds now beside what it may, and what it had computed in a span of time."""
+    project_id = project_asked_for(session, principal, query.project)
+    return UsageAnswer.model_validate(usage(session, project_id, query.since, query.until))

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.audit.actor import REQUEST_STATE
 from app.http.problems import internal, problem_response
 from app.ids import new_id
 from app.observability.metrics import count_request
@@ -36,6 +37,7 @@ class RequestContext:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        REQUEST_STATE.set(state)
         started = time.perf_counter()
         status: int | None = None
 
@@ -43,7 +45,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                headers.update(state.get("answer_headers", {}))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import after_commit, db_now, transaction
 from app.events import service as events
+from app.jobs import fairness
 from app.jobs.status import FINISHED, JobStatus, check, finished
-from app.jobs.tables import Job, JobStep
+from app.jobs.tables import Consumption, Job, JobStep
 
 STATUS_EVENT = "status"
 PROGRESS_EVENT = "progress"
@@ -69,6 +70,14 @@ def end(
     )
     over = {"finished_at": db_now(), "lease_expires_at": None}
     change(session, job, status, **over, result=result, problem=problem)
+    if job.started_at is not None and job.finished_at is not None and job.queue != fairness.NO_QUEUE:
+        seconds = (job.finished_at - job.started_at).total_seconds()
+        session.add(
+            Consumption(
+                job_id=job.id, project_id=job.project_id, seconds=seconds, finished_at=job.finished_at
+            )
+        )
+        fairness.ring_next(session, job.project_id)
     if job.parent_id is not None:
         # in a transaction of its own: two children that end at once do not wait for each other
         after_commit(session, partial(_settle_parent, job.parent_id))

@@ -16,7 +16,7 @@ from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
 from app.jobs import changes
-from app.jobs.fairness import next_in_line
+from app.jobs.fairness import next_in_line, take_place
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
@@ -34,8 +34,10 @@ def claim_next(session: Session, rung: str, worker_id: str, lease_seconds: float
     There are at least as many messages as jobs that wait, so it does not matter which message takes which job.
     """
     queue = session.scalar(select(Job.queue).where(Job.id == rung))
-    while queue and (job_id := next_in_line(session, queue)) is not None:
-        if (job := claim(session, job_id, worker_id, lease_seconds)) is not None:
+    while queue and (found := next_in_line(session, queue)) is not None:
+        if not take_place(session, found.project_id):
+            continue  # another worker took the project's last place meanwhile
+        if (job := claim(session, found.job_id, worker_id, lease_seconds)) is not None:
             return job
     return None
 

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
 from app.artifacts.tables import Artifact
+from app.audit.service import record
+from app.auth import quotas
 from app.config import get_settings
 from app.db import db_now
 from app.errors import Cancelled, Conflict, NotFound
@@ -34,11 +36,22 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
     Raises:
         NotFound, Conflict, InvalidModel, InvalidDataset, InvalidParams, SignatureMismatch, UnknownPass,
         IncompatibleRecipe, NoWorker: see `planning`.
+        QuotaExceeded: more jobs of the project would wait than may; each target is one.
     """
     grounds = ground(session, project_id, request)
     planned = [plan_target(grounds, index) for index in range(len(request.targets))]
     for index, each in enumerate(planned):
         check_worker(session, each.target.runtime, index)
+    quotas.check_queued(session, project_id, len(planned))
+    job = _submit(session, project_id, grounds, planned, retry_of)
+    said = {"kind": job.kind, "subject": job.subject, "targets": [each.target.runtime for each in planned]}
+    record(session, project_id, "job.created", job.id, **said, **({"retry_of": retry_of} if retry_of else {}))
+    return job
+
+
+def _submit(
+    session: Session, project_id: str, grounds: Grounds, planned: list[Planned], retry_of: str | None
+) -> Job:
     if len(planned) == 1:
         return _queue(session, project_id, grounds, planned[0], retry_of=retry_of)
     parent = _add(
@@ -118,6 +131,8 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
         raise NotFound(f"there is no job {job_id}")
     if finished(job.status):
         raise Conflict(f"the job {job_id} is {job.status} already: there is nothing to cancel")
+    if job.status != JobStatus.CANCELLING:
+        record(session, project_id, "job.cancelled", job_id, status=job.status)
     for each in (*children, job):
         if each.status == JobStatus.QUEUED:
             problem = Cancelled("the job was cancelled before it started").problem()
@@ -156,6 +171,7 @@ def delete_job(session: Session, project_id: str, job_id: str) -> None:
     jobs = [*children, *_locked(session, project_id, Job.id == job_id)]
     if running := [job for job in jobs if not finished(job.status)]:
         raise Conflict(f"the job {running[0].id} is {running[0].status}", hint="cancel it first")
+    record(session, project_id, "job.deleted", job_id)
     ids = [job.id for job in jobs]
     made = select(Artifact).where(Artifact.project_id == project_id, Artifact.job_id.in_(ids))
     artifacts.remove(session, project_id, list(session.scalars(made.with_for_update())), with_jobs=ids)

@@ -111,3 +111,15 @@ class StepResult(Base):
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     last_used_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
+class Consumption(Base):
+    """How long a job ran: kept when the job itself is deleted, so that it can be paid for."""
+
+    __tablename__ = "consumption"
+    __table_args__ = (Index("ix_consumption_project_id_finished_at", "project_id", "finished_at"),)
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    seconds: Mapped[float]
+    finished_at: Mapped[datetime]

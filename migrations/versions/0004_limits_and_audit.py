@@ -13,9 +13,7 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "audit_entries",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("project_id", sa.String(length=40), nullable=False),
         sa.Column("key_id", sa.String(length=40), nullable=True),
         sa.Column("action", sa.String(length=60), nullable=False),
@@ -32,6 +30,23 @@ def upgrade() -> None:
     with op.batch_alter_table("audit_entries", schema=None) as batch_op:
         batch_op.create_index(
             "ix_audit_entries_project_id_created_at_id", ["project_id", "created_at", "id"], unique=False
+        )
+
+    op.create_table(
+        "consumption",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("seconds", sa.Float(precision=53), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_consumption_project_id_projects")
+        ),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_consumption")),
+    )
+
+    with op.batch_alter_table("consumption", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_consumption_project_id_finished_at", ["project_id", "finished_at"], unique=False
         )
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
@@ -67,4 +82,8 @@ def downgrade() -> None:
     with op.batch_alter_table("audit_entries", schema=None) as batch_op:
         batch_op.drop_index("ix_audit_entries_project_id_created_at_id")
 
+    with op.batch_alter_table("consumption", schema=None) as batch_op:
+        batch_op.drop_index("ix_consumption_project_id_finished_at")
+
+    op.drop_table("consumption")
     op.drop_table("audit_entries")
