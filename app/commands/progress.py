@@ -25,7 +25,16 @@ def bytes_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(what), total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        begun = False
+
+        def show(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:  # what an earlier run transferred says nothing of the speed of this one
+                progress.reset(task, completed=done, total=total)
+                begun = True
+            progress.update(task, completed=done, total=total)
+
+        yield show
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app import client as client_module
+from app import transport
 from app.client import ApiProblem, Client, Unreachable
 from app.downloads import DamagedDownload
 from tests.app.cli.scripted_server import Answer, hang_up, say, scripted
@@ -27,8 +28,9 @@ PROBLEM = {
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(client_module, "LONGEST_PAUSE_SECONDS", 0.05)
+    for module in (transport, client_module):
+        monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(transport, "LONGEST_PAUSE_SECONDS", 0.05)
 
 
 def reply(value: Any, status: int = 200) -> Answer:
