@@ -37,7 +37,7 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A new bucket on it, which this process's settings name, and what it starts; yields the bucket's name."""
     bucket = new_id("tests").replace("_", "-")
     for name, value in {
@@ -47,6 +47,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "BURNISH_STORAGE_URL": f"s3://{bucket}/a/prefix",
         "BURNISH_S3_ENDPOINT": s3_server,
         "BURNISH_S3_REGION": "us-east-1",
+        "BURNISH_STORAGE_CACHE_DIR": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
     forget_process_state()

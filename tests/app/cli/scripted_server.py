@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         answers = self.script.answers
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-    do_GET = do_POST = do_DELETE = handle_request  # noqa: N815 - the base class names them so
+    do_GET = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815 - the base class names them so
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""

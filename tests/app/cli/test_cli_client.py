@@ -203,6 +203,27 @@ def test_a_service_without_ranges_sends_it_whole(tmp_path: Path) -> None:
     assert target.read_bytes() == CONTENT
 
 
+def test_a_download_from_elsewhere_is_asked_for_without_the_key(tmp_path: Path) -> None:
+    size = len(CONTENT)
+    broken = say(200, CONTENT[:100_000], length=size, ETag='"of the other host"')
+    over = say(403, b"<Error><Code>AccessDenied</Code></Error>")
+    rest = say(206, CONTENT[100_000:], Content_Range=f"bytes 100000-{size - 1}/{size}")
+    with scripted(broken, over, rest) as other:
+        link = say(307, b"", Location=f"{other.url}/bucket/key?X-Amz-Signature=0")
+        with scripted(reply(ARTIFACT), link) as script, Client(script.url, "key") as client:
+            path = client.download("art_1", tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert [request["headers"].get("Range") for request in other.requests] == [
+        None,
+        "bytes=100000-",
+        "bytes=100000-",
+    ]
+    assert {request["path"] for request in other.requests} == {"/bucket/key?X-Amz-Signature=0"}
+    for request in other.requests:
+        assert not {"Authorization", "Cookie", "If-Range"} & request["headers"].keys()
+    assert {request["headers"]["Authorization"] for request in script.requests} == {"Bearer key"}
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -17,9 +17,7 @@ PART = 5 * MIB
 
 
 @pytest.fixture
-def s3_storage(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Storage:
-    monkeypatch.setenv("BURNISH_STORAGE_CACHE_DIR", str(tmp_path / "cache"))
-    get_storage.cache_clear()
+def s3_storage(s3: str) -> S3Storage:
     storage = get_storage()
     assert isinstance(storage, S3Storage)
     storage.bucket.part_bytes = PART

@@ -1,0 +1,85 @@
+"""Artifacts out of a bucket: through the service, or by a signed address, which the client follows without its key."""
+
+import base64
+import hashlib
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from app.config import get_settings
+from app.storage import get_storage
+from tests.app.api.conftest import api_sqlite
+from tests.app.api.support import assert_problem
+from tests.app.jobs.factories import RUNTIME, make_artifact, make_model, offer, optimize
+
+__all__ = ["api_sqlite"]
+
+DATA = bytes(range(256)) * 20
+
+
+@pytest.fixture
+def api(s3: str, api_sqlite: TestClient) -> TestClient:
+    return api_sqlite
+
+
+@pytest.fixture
+def signing(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNISH_STORAGE_PRESIGNED_DOWNLOADS", "true")
+
+
+def content_of(api: TestClient) -> str:
+    offer(RUNTIME)
+    job = api.post("/v1/jobs", json=optimize(make_model())).json()["id"]
+    return f"/v1/artifacts/{make_artifact(job, DATA, filename='größe 1.zip')}/content"
+
+
+def test_the_service_streams_whole_files_and_ranges(api: TestClient) -> None:
+    path = content_of(api)
+    answer = api.get(path)
+    digest = hashlib.sha256(DATA)
+    assert (answer.status_code, answer.content) == (200, DATA)
+    assert answer.headers["etag"] == f'"{digest.hexdigest()}"'
+    assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    part = api.get(path, headers={"Range": "bytes=10-19", "If-Range": answer.headers["etag"]})
+    assert (part.status_code, part.content) == (206, DATA[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{len(DATA)}"
+    assert api.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    assert_problem(api.get(path, headers={"Range": f"bytes={len(DATA)}-"}), 416, "range_not_satisfiable")
+    get_storage().delete(digest.hexdigest())
+    assert_problem(api.get(path), 404, "not_found")
+
+
+def test_the_bucket_is_asked_whether_the_service_is_ready(api: TestClient) -> None:
+    assert api.get("/readyz").json()["storage"] == {"ok": True, "problem": None}
+
+
+def test_a_signed_address_gives_the_file_under_its_name(signing: None, api: TestClient) -> None:
+    path = content_of(api)
+    answer = api.get(path, follow_redirects=False)
+    assert (answer.status_code, answer.content) == (307, b"")
+    assert answer.headers["cache-control"] == "private, no-store"
+    link = answer.headers["location"]
+    assert "a secret of the tests" not in link
+    with httpx.Client(trust_env=False) as stranger:
+        whole = stranger.get(link)
+        assert (whole.status_code, whole.content) == (200, DATA)
+        assert whole.headers["content-type"] == "application/zip"
+        assert whole.headers["content-disposition"].endswith("filename*=UTF-8''gr%C3%B6%C3%9Fe%201.zip")
+        part = stranger.get(link, headers={"Range": "bytes=10-19"})
+        assert (part.status_code, part.content) == (206, DATA[10:20])
+    head = api.head(path)
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(DATA)))
+    known = api.get(path, headers={"If-None-Match": head.headers["etag"]}, follow_redirects=False)
+    assert known.status_code == 304
+
+
+def test_links_lead_to_the_address_that_clients_know(
+    s3: str, signing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_S3_PUBLIC_ENDPOINT", "https://files.example.com")
+    monkeypatch.setenv("BURNISH_S3_ADDRESSING", "path")
+    get_settings.cache_clear()
+    get_storage.cache_clear()
+    link = get_storage().link(get_storage().put([b"x"]).digest, "application/zip", "attachment") or ""
+    assert link.startswith(f"https://files.example.com/{s3}/a/prefix/blobs/")
