@@ -107,6 +107,18 @@ class UploadStalled(BurnishError):
 
     code, http_status, retryable = "upload_stalled", 408, True
 
+class RequestTimeout(BurnishError):
+    """The request did not come in time"""
+
+    code, http_status, retryable = "request_timeout", 408, True
+
+
+class HeadTooLarge(BurnishError):
+    """The request's address and header fields are larger than this service takes"""
+
+    code, http_status = "head_too_large", 431
+
+
 
 class UploadMismatch(BurnishError):
     """The upload is not what was announced"""

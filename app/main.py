@@ -16,6 +16,7 @@ from app.artifacts.routes import router as artifacts
 from app.audit.routes import router as audit
 from app.auth.principal import Reader
 from app.auth.routes import router as auth
+from app.auth.routing import SecuredRoute
 from app.catalog.routes import router as catalog
 from app.config import get_settings
 from app.datasets.routes import router as datasets
@@ -64,7 +65,9 @@ def create_app() -> FastAPI:
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(observability)
-    app.add_api_route("/openapi.json", partial(_openapi, app), include_in_schema=False)
+    own = APIRouter(route_class=SecuredRoute)
+    own.add_api_route("/openapi.json", partial(_openapi, app), include_in_schema=False)
+    app.include_router(own)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     add_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=get_settings().max_body_bytes)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query, Request, Response
 from app.artifacts import content, service
 from app.artifacts.schemas import ArtifactAnswer, ArtifactQuery
 from app.auth.principal import Reader, Writer
+from app.auth.routing import SecuredRoute
 from app.http.paging import Page
 from app.http.sessions import ReadSession, WriteSession
 from app.storage import get_storage
 
-router = APIRouter(tags=["artifacts"])
+router = APIRouter(tags=["artifacts"], route_class=SecuredRoute)
 
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 

@@ -7,13 +7,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.auth.principal import Reader
+from app.auth.routing import SecuredRoute
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import MetricSpec, PassSpec, RuntimeSpec
 from app.http.paging import Page
 
-router = APIRouter(tags=["catalog"])
+router = APIRouter(tags=["catalog"], route_class=SecuredRoute)
 
 
 class PassAnswer(BaseModel):

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from app import uploaded
 from app.auth.principal import Reader, Writer
+from app.auth.routing import SecuredRoute
 from app.datasets import service
 from app.datasets.schemas import DatasetAnswer, DatasetFields, DatasetQuery
 from app.db import transaction
@@ -16,7 +17,7 @@ from app.http.sessions import ReadSession, WriteSession
 from app.http.waiting import WaitQuery, wait_until
 from app.uploads.source import Source, file_body, source_of
 
-router = APIRouter(tags=["datasets"])
+router = APIRouter(tags=["datasets"], route_class=SecuredRoute)
 
 
 @router.post(

@@ -3,13 +3,14 @@
 from fastapi import APIRouter
 
 from app.auth.principal import Reader
+from app.auth.routing import SecuredRoute
 from app.config import get_settings
 from app.fleet import service
 from app.fleet.schemas import WorkerAnswer
 from app.http.paging import Page
 from app.http.sessions import ReadSession
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(tags=["workers"], route_class=SecuredRoute)
 
 
 @router.get("/workers")

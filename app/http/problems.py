@@ -25,7 +25,9 @@ from app.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RequestTimeout,
     Unavailable,
+    UnsupportedMediaType,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -37,7 +39,9 @@ _BY_STATUS: dict[int, type[BurnishError]] = {
     400: MalformedRequest,
     404: NotFound,
     405: MethodNotAllowed,
+    408: RequestTimeout,
     413: PayloadTooLarge,
+    415: UnsupportedMediaType,
 }
 
 

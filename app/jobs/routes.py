@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactAnswer, ArtifactQuery
 from app.auth.principal import Reader, Writer
+from app.auth.routing import SecuredRoute
 from app.db import transaction
 from app.http.idempotency import Created, IdempotencyDep
 from app.http.paging import Page, PageQuery
@@ -21,7 +22,7 @@ from app.jobs.stream import read, stream
 from app.jobs.tables import Job
 from app.jobs.validation import validate
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=SecuredRoute)
 
 
 @router.post("/jobs", status_code=202, response_model=JobAnswer)

@@ -1,9 +1,8 @@
 """Jobs as clients send and see them."""
 
-import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.catalog.recipe import Recipe, Target
 from app.catalog.spec import InputRole
@@ -92,13 +91,6 @@ class OptimizeRequest(RequestSchema):
     options: OptionsRequest = Field(default_factory=OptionsRequest)
     limits: LimitsRequest = Field(default_factory=LimitsRequest)
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _storable(cls, body: Any) -> Any:
-        if not _is_storable(body):
-            raise ValueError("texts must not hold NUL or lone surrogates, numbers must be finite")
-        return body
 
     def dataset_paths(self) -> dict[str, str]:
         """Every dataset that the request names, with the first place where it does."""
@@ -241,21 +233,3 @@ class ValidationAnswer(BaseModel):
     outputs: list[dict[str, Any]]
     operators: OperatorsAnswer
     targets: list[TargetPlan]
-
-
-def _is_storable(body: Any) -> bool:
-    """Whether both databases take every text and number in it. A loop: a body may be nested deeper than the stack."""
-    left = [body]
-    while left:
-        value = left.pop()
-        if isinstance(value, str) and (
-            "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
-        ):
-            return False
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        if isinstance(value, dict):
-            left += [*value, *value.values()]
-        elif isinstance(value, list):
-            left += value
-    return True

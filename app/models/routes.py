@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from app import uploaded
 from app.auth.principal import Reader, Writer
+from app.auth.routing import SecuredRoute
 from app.db import transaction
 from app.http.idempotency import Created, IdempotencyDep
 from app.http.paging import Page
@@ -16,7 +17,7 @@ from app.models import service
 from app.models.schemas import ModelAnswer, ModelFields, ModelQuery
 from app.uploads.source import Source, file_body, source_of
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=SecuredRoute)
 
 
 @router.post("/models", status_code=201, response_model=ModelAnswer, openapi_extra=file_body(ModelFields))

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.auth.principal import Reader, Writer
+from app.auth.routing import SecuredRoute
 from app.errors import UnsupportedMediaType
 from app.http.idempotency import Created, IdempotencyDep
 from app.http.paging import Page
@@ -13,7 +14,7 @@ from app.uploads import service
 from app.uploads.appending import append
 from app.uploads.schemas import UploadAnswer, UploadQuery, UploadRequest
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=SecuredRoute)
 
 MEDIA_TYPES = ("application/partial-upload", "application/offset+octet-stream")  # the IETF's, and tus's
 BYTES = {"schema": {"type": "string", "format": "binary"}}

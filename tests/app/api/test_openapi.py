@@ -78,7 +78,11 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 
 def test_every_error_is_described_as_a_problem(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
-        assert "application/problem+json" in operation["responses"]["default"]["content"], name
+        answers = {int(status): answer for status, answer in operation["responses"].items()}
+        assert {400, 422, 500, 503} <= answers.keys(), name
+        for status, answer in answers.items():
+            if status >= 400 and (name, status) != ("GET /readyz", 503):
+                assert list(answer["content"]) == ["application/problem+json"], (name, status)
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 

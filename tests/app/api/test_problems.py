@@ -46,11 +46,9 @@ def test_not_json(api_sqlite: TestClient) -> None:
 
 def test_a_text_that_postgresql_cannot_hold(api: TestClient) -> None:
     response = api.post("/v1/projects", json={"name": "a\0b"})
+    assert_problem(response, 422, "invalid_params")
     if get_engine().dialect.name == "postgresql":
-        assert_problem(response, 422, "invalid_params")
         assert_problem(api.get("/v1/models/mdl_%00"), 422, "invalid_params")
-    else:
-        assert response.json()["name"] == "a\0b"
 
 
 def test_a_body_nested_too_deeply(api_sqlite: TestClient) -> None:
