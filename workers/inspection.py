@@ -14,7 +14,7 @@ from app.config import get_settings
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.db import transaction
-from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut
+from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut, Unavailable
 from app.models import service as models
 from app.models.tables import Model
 from app.storage import get_storage
@@ -89,6 +89,8 @@ class Inspection:
             except BurnishError as error:
                 self._reject(error.problem())
             except Lost:
+            except Unavailable as error:  # the store is away: another attempt may find it back
+                self._died(error)
                 raise
             except Exception as error:
                 log.exception("inspection_failed")

@@ -11,7 +11,7 @@ import structlog
 import app.tables  # noqa: F401 - every table, before the first row is read
 from app.config import get_settings
 from app.db import transaction
-from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut
+from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut, Unavailable
 from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
@@ -81,6 +81,8 @@ class Attempt:
                 self._work()
             except BurnishError as error:
                 self._fail(error)
+            except Unavailable as error:  # the store is away: another attempt may find it back
+                self._died(error)
             except Lost:
                 raise
             except Exception as error:
