@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from workers.sandbox import enter
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch; the exit status."""
@@ -16,10 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
         from workers import probe
 
         return probe.self_test(given.runtime) if given.runtime else probe.main()
-    from workers import limits
+    if given.purpose == "check":
+        from workers.sandbox import check
 
+        return check.main(enter.given(given))
     if given.purpose == "child":
-        limits.confine(given.parent, given.file_bytes)
+        enter.enter(enter.given(given))
         from workers import child
 
         return child.main(given.assignment)
@@ -38,17 +42,13 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--concurrency", type=int, default=2, help="how many jobs at a time")
     probe = purposes.add_parser("probe", help="print what this machine can do")
     probe.add_argument("--runtime", help="try one runtime alone")
-    add_child_arguments(purposes.add_parser("child", help="one attempt of one job; started by a worker"))
+    enter.add_arguments(purposes.add_parser("child", help="one attempt of one job; started by a worker"))
+    enter.add_arguments(
+        purposes.add_parser("check", help="try to break out of the sandbox; started by the probe")
+    )
     launch = purposes.add_parser("launch", help="run one engine to measure it; started by a child")
     launch.add_argument("spec", type=Path)
     return top
-
-
-def add_child_arguments(child: argparse.ArgumentParser) -> None:
-    """What a supervisor puts behind the command of a child."""
-    child.add_argument("--parent", type=int, required=True, help="the process whose death is this one's")
-    child.add_argument("--file-bytes", type=int, required=True, help="the largest file that may be written")
-    child.add_argument("assignment", type=Path)
 
 
 if __name__ == "__main__":

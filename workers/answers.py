@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.auth import quotas
 from app.config import get_settings
 from app.db import db_now, upsert
 from app.errors import NotFound
@@ -18,7 +19,7 @@ from app.jobs.tables import Job, StepResult
 from app.storage import Blob, get_storage
 from workers import running
 from workers.assignment import OptimizeAssignment
-from workers.child_process import ChildProcess, ProtocolError
+from workers.child_process import ChildProcess, ProtocolError, printable
 from workers.hold import JobHold
 from workers.spans import StepSpans
 from workers.watch import Watch
@@ -27,6 +28,8 @@ PROGRESS_SECONDS = 0.5
 LOG_SECONDS = 1.0
 ACQUIRE_SECONDS = 0.5
 MESSAGE_CHARS = 2000
+MOST_WRITES = 10_000  # steps, stages and questions of one attempt: each is written to the database
+MOST_BYTES = 256 * 1024 * 1024  # of everything that one attempt says
 
 Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -89,6 +92,7 @@ class Answers:
         self._scratch = assignment.scratch
         self._fresh_only = bool(assignment.options.get("no_cache"))
         self._progress: Progress | None = None
+        self._writes = 0
         self.stage: str | None = None
         self._progress_at = 0.0
         self._log_at = 0.0
@@ -100,8 +104,9 @@ class Answers:
         Raises:
             ProtocolError: there is no such message.
             Lost: the hold is gone.
-            BurnishError: it could not be done, `disk_full` for one.
+            BurnishError: it could not be done, `disk_full` or `quota_exceeded` for one.
         """
+        self._count(message)
         fields = dict(message)
         try:
             match fields.pop("type"):
@@ -121,6 +126,13 @@ class Answers:
                     raise ProtocolError(f"a message of type {other!r}")
         except ValidationError as error:
             raise ProtocolError(f"a {message['type']} message that does not fit: {error}") from error
+
+    def _count(self, message: dict[str, Any]) -> None:
+        self._writes += message["type"] != "progress" or message.get("stage") != self.stage
+        if self._writes > MOST_WRITES:
+            raise ProtocolError(f"more than {MOST_WRITES} steps, stages and questions")
+        if message["type"] != "progress" and self._child.said_bytes > MOST_BYTES:
+            raise ProtocolError(f"more than {MOST_BYTES} bytes")
 
     def tick(self) -> None:
         """Write what waits: the newest progress, the log."""
@@ -154,7 +166,7 @@ class Answers:
         assert said is not None
         self.stage = said.stage
         self._progress_at = time.monotonic()
-        how_far = {"done": said.done, "total": said.total, "message": said.message[:MESSAGE_CHARS]}
+        how_far = {"done": said.done, "total": said.total, "message": printable(said.message[:MESSAGE_CHARS])}
         self._hold.write(
             lambda session: lease.progress(
                 session, self._hold.job_id, self._hold.attempt, said.stage, how_far
@@ -172,7 +184,7 @@ class Answers:
     def _lookup(self, asked: Lookup) -> None:
         self._child.wait_for_us()
         found = self._hold.write(lambda session: self._find(session, asked.key))
-        root = self._scratch / "cached" / asked.key
+        root = self._scratch.parent / "cached" / asked.key
         if found and self._lay_out(found["digest"], root):
             self._child.answer(found=True, root=str(root), **found)
         else:
@@ -237,6 +249,7 @@ class Answers:
         session.execute(
             insert.on_conflict_do_update(index_elements=[StepResult.project_id, StepResult.key], set_=renewed)
         )
+        quotas.check_storage(session, self._hold.project_id, 0)
         return True
 
     def _acquire(self, device: str) -> None:

@@ -5,6 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+UPLOAD_NAMES = {
+    "model": "model.onnx",
+    "dataset": "data.npz",
+}  # under which an upload that is one file is kept
+
 
 class SubjectFiles(BaseModel):
     """The model to work on, laid out under `root`."""

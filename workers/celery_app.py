@@ -45,6 +45,7 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
                 queues=queues,
                 runtimes=found["runtimes"],
                 hardware=found["hardware"],
+                sandbox=found["sandbox"],
             )
 
     def heartbeat() -> None:

@@ -4,34 +4,76 @@ import codecs
 import contextlib
 import json
 import os
+import re
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from workers.limits import clean_environment
+from app.config import get_settings
+from workers.sandbox.cgroups import Group
+from workers.sandbox.disk import Disk
+from workers.sandbox.enter import Confinement
+from workers.sandbox.limits import clean_environment, memory_limit_bytes
+from workers.sandbox.paths import VIEW, WORK
 
 MARK = "BURNISH_CHILD"  # in the environment of everything that a child starts, whatever group it moved to
 LINE_BYTES = 64 * 1024 * 1024
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)  # but tab and line ends: they would steer a terminal
 READ_BYTES = 256 * 1024
 TERM_SECONDS = 3.0
 TAIL_CHARS = 4000
+_DISK_SHARE = 0.8
 
 
 class ProtocolError(Exception):
     """The child said something that the protocol does not know."""
 
 
+@dataclass(frozen=True)
+class ChildLimits:
+    """What a child may take: bytes of its largest file, of memory and of disk; processes and threads; characters of log.
+
+    `required`: it ends where neither its network nor its files can be held. `without`: walls that are left out.
+    """
+
+    file_bytes: int
+    memory_bytes: int
+    processes: int
+    scratch_bytes: int
+    log_chars: int
+    required: bool = False
+    without: frozenset[str] = frozenset()
+
+
+def child_limits(scratch: Path, without: frozenset[str] = frozenset()) -> ChildLimits:
+    """As the settings have it, for a child that works in this folder."""
+    settings = get_settings()
+    return ChildLimits(
+        file_bytes=settings.child_file_bytes,
+        memory_bytes=memory_limit_bytes(settings.child_memory_bytes),
+        processes=settings.child_processes,
+        scratch_bytes=settings.child_scratch_bytes or int(shutil.disk_usage(scratch).free * _DISK_SHARE),
+        log_chars=settings.max_log_bytes,
+        required=settings.require_sandbox,
+        without=without,
+    )
+
+
 class ChildProcess:
     """One child, in a session of its own. One thread reads it; `stop` and `kill` may be called from any.
 
-    `command` is called with `--parent PID --file-bytes N ASSIGNMENT` behind it.
+    `command` is called with the arguments of a `Confinement` behind it.
     """
 
     def __init__(
@@ -40,16 +82,29 @@ class ChildProcess:
         assignment: Path,
         scratch: Path,
         mark: str,
-        file_bytes: int,
-        log_chars: int,
+        limits: ChildLimits,
     ):
         self._mark = mark
-        home, temporary = scratch / "home", scratch / "tmp"
-        home.mkdir(exist_ok=True)
-        temporary.mkdir(exist_ok=True)
-        arguments = ["--parent", str(os.getpid()), "--file-bytes", str(file_bytes), str(assignment)]
+        self.limits = limits
+        self.disk = Disk(scratch / WORK)
+        home, temporary = scratch / WORK / "home", scratch / WORK / "tmp"
+        for folder in (home, temporary, scratch / VIEW):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.group = Group(mark, limits.memory_bytes, limits.processes)
+        asked = Confinement(
+            parent=os.getpid(),
+            file_bytes=limits.file_bytes,
+            memory_bytes=limits.memory_bytes,
+            processes=limits.processes,
+            cgroups=tuple(self.group.folders),
+            memory_by=self.group.memory,
+            processes_by=self.group.processes,
+            required=limits.required,
+            without=limits.without,
+            assignment=assignment,
+        )
         self._process = subprocess.Popen(
-            [*command, *arguments],
+            [*command, *asked.arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,10 +121,11 @@ class ChildProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._said, selectors.EVENT_READ)
         self._rest = bytearray()
+        self.said_bytes = 0
         self._closed = False
         self._last_heard: float | None = time.monotonic()
         self._reaping = threading.RLock()
-        self.log = ChildLog(self._process.stderr.fileno(), log_chars)
+        self.log = ChildLog(self._process.stderr.fileno(), limits.log_chars)
 
     @property
     def pid(self) -> int:
@@ -96,6 +152,7 @@ class ChildProcess:
         elif data == b"":
             time.sleep(0.05)  # it closed the pipe and lives: its end will come
         self._rest += data or b""
+        self.said_bytes += len(data or b"")
         if len(self._rest) > LINE_BYTES:
             raise ProtocolError(f"a line of more than {LINE_BYTES} bytes")
         if b"\n" in (data or b""):
@@ -155,6 +212,7 @@ class ChildProcess:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        self.group.remove()
         return status
 
     def _kill_some(self) -> bool:
@@ -174,12 +232,14 @@ class ChildProcess:
             time.sleep(0.02)
 
     def members(self, *, thorough: bool = False) -> list[psutil.Process]:
-        """The child's processes: its session, its group, its descendants; `thorough`: and whoever carries its mark."""
+        """The child's processes: its session, its group, its descendants, its control group; `thorough`: and whoever
+        carries its mark."""
         found: dict[int, psutil.Process] = {}
         with contextlib.suppress(psutil.Error):
             found = {process.pid: process for process in psutil.Process(self.pid).children(recursive=True)}
+        grouped = self.group.pids()
         for process in psutil.process_iter():
-            if self._owns(process.pid) or (thorough and self._marked(process)):
+            if process.pid in grouped or self._owns(process.pid) or (thorough and self._marked(process)):
                 found[process.pid] = process
         return list(found.values())
 
@@ -248,10 +308,15 @@ class ChildLog:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with contextlib.suppress(OSError):  # closed below us
             while data := os.read(self._source, READ_BYTES):
-                text = decoder.decode(data)
+                text = printable(decoder.decode(data))
                 with self._lock:
                     self._waiting = (self._waiting + text)[-self._limit :]
                     self._tail = (self._tail + text)[-TAIL_CHARS:]
+
+
+def printable(text: str) -> str:
+    """A text without characters that steer the terminal on which somebody reads it."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _alive(process: psutil.Process) -> bool:

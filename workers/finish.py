@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact, ArtifactInput
+from app.auth import quotas
 from app.ids import new_id
 from app.jobs import lease
 from app.jobs.status import JobStatus
@@ -130,7 +131,10 @@ def keep_files(assignment: OptimizeAssignment, result: Any) -> Brought:
         path = inside(assignment.scratch, artifact.path)
         if not path.is_file():
             raise ProtocolError(f"an artifact without a file: {artifact.filename}")
-        blobs.append(get_storage().put_file(path))
+        try:
+            blobs.append(get_storage().put_file(path))
+        except ValueError as error:
+            raise ProtocolError(f"an artifact that cannot be stored: {error}") from error
     return Brought(said, blobs)
 
 
@@ -145,6 +149,7 @@ def conclude(
 
     Raises:
         ProtocolError: an artifact claims a tree that the project did not store.
+        QuotaExceeded: with these artifacts, the project stores more than it may.
     """
     if lease.hold(session, hold.job_id, hold.attempt) is None:
         return False
@@ -158,6 +163,7 @@ def conclude(
             )
         )
     session.flush()
+    quotas.check_storage(session, hold.project_id, 0)
     return lease.finish(
         session,
         hold.job_id,

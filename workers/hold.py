@@ -32,6 +32,8 @@ class Stop(StrEnum):
     OVERTIME = "overtime"
     SILENT = "silent"
     MEMORY = "memory"
+    PROCESSES = "processes"
+    DISK = "disk"
     SHUTDOWN = "shutdown"
 
 

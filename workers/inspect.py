@@ -1,18 +1,17 @@
 """The inspection of an upload: what is it, is it valid, what is in it. Runs in a child; the upload may be hostile."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
+from app.storage.disk import link_or_copy
 from workers.archive import is_archive, unpack
-from workers.assignment import InspectAssignment
+from workers.assignment import UPLOAD_NAMES, InspectAssignment
 from workers.formats import npz, onnx
 from workers.formats.detect import refusal
 
-MODEL_FILE = "model.onnx"
-DATASET_FILE = "data.npz"
+MODEL_FILE, DATASET_FILE = UPLOAD_NAMES["model"], UPLOAD_NAMES["dataset"]
 
 
 def inspect(assignment: InspectAssignment, report: Callable[[str], None]) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
         unpack(assignment.file, root, assignment.max_archive_bytes, assignment.max_archive_files)
         entry = find_entry(root)
     else:
-        entry = place(assignment.file, root, MODEL_FILE)
+        root, entry = place(assignment.file, root, MODEL_FILE), MODEL_FILE
     report("checking")
     described = onnx.describe(root, entry, onnx.check(root, entry))
     fix_declared(described["signature"], assignment.declared.get("signature"))
@@ -68,19 +67,18 @@ def inspect_dataset(
 ) -> dict[str, Any]:
     """{root, format, samples, inputs, labels} of a dataset."""
     report("checking")
-    place(assignment.file, root, DATASET_FILE)
+    root = place(assignment.file, root, DATASET_FILE)
     described = npz.describe(root / DATASET_FILE, assignment.max_archive_bytes)
     return {"root": str(root), "format": npz.FORMAT, **described}
 
 
-def place(file: Path, root: Path, name: str) -> str:
-    """Lay the upload into the tree under a plain name; a copy where it cannot be a link."""
+def place(file: Path, root: Path, name: str) -> Path:
+    """The folder in which the upload lies under a plain name: its own, where it was laid out under that name."""
+    if file.name == name:
+        return file.parent
     root.mkdir(parents=True)
-    try:
-        (root / name).hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, root / name)
-    return name
+    link_or_copy(file, root / name)
+    return root
 
 
 def fix_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:

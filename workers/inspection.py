@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,13 +18,16 @@ from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut, U
 from app.models import service as models
 from app.models.tables import Model
 from app.storage import get_storage
-from workers import limits, running, scratch
+from workers import running, scratch
 from workers.answers import inside
-from workers.assignment import InspectAssignment
-from workers.child_process import ChildProcess, ProtocolError
-from workers.endings import death_of, disk_full, misunderstood, out_of_memory
+from workers.assignment import UPLOAD_NAMES, InspectAssignment
+from workers.child_process import ChildProcess, ProtocolError, child_limits
+from workers.endings import death_of, misunderstood, overrun
 from workers.finish import read_problem
+from workers.full_disk import disk_full
 from workers.hold import InspectionHold, Lost, Stop
+from workers.sandbox import cgroups
+from workers.sandbox.paths import WORK
 from workers.supervisor import CHILD, LEAVE_SECONDS, TICK_SECONDS
 from workers.watch import Limits, Watch
 
@@ -86,11 +89,11 @@ class Inspection:
         try:
             try:
                 self._work()
+            except Unavailable as error:  # the store is away: another attempt may find it back
+                self._died(error)
             except BurnishError as error:
                 self._reject(error.problem())
             except Lost:
-            except Unavailable as error:  # the store is away: another attempt may find it back
-                self._died(error)
                 raise
             except Exception as error:
                 log.exception("inspection_failed")
@@ -108,7 +111,6 @@ class Inspection:
             Limits(
                 running_seconds=settings.inspect_seconds,
                 silent_seconds=settings.inspect_seconds,
-                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -118,16 +120,15 @@ class Inspection:
             watch.settle()
 
     def _with_child(self, watch: Watch) -> None:
-        settings = get_settings()
         path = self._lay_out()
-        kills = limits.oom_kills()
+        kills = cgroups.oom_kills()
+        self._limits = child_limits(self._folder)
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            settings.child_file_bytes,
-            settings.max_log_bytes,
+            self._limits,
         )
         try:
             watch.attend(child)
@@ -148,12 +149,14 @@ class Inspection:
     def _lay_out(self) -> Path:
         settings = get_settings()
         scratch.make(self._folder)
-        upload = self._folder / "upload"
+        subject: Literal["model", "dataset"] = "model" if isinstance(self._row, Model) else "dataset"
+        upload = self._folder / "upload" / UPLOAD_NAMES[subject]
+        upload.parent.mkdir()
         get_storage().materialize_file(self._row.upload_digest, upload)
         assignment = InspectAssignment(
-            subject="model" if isinstance(self._row, Model) else "dataset",
+            subject=subject,
             subject_id=self._row.id,
-            scratch=self._folder,
+            scratch=self._folder / WORK,
             file=upload,
             filename=self._row.filename,
             declared=self._row.declared if isinstance(self._row, Model) else {},
@@ -174,7 +177,7 @@ class Inspection:
         except ValidationError as error:
             raise ProtocolError(f"a result that does not fit: {error}") from error
         try:
-            blob = get_storage().put_tree(inside(self._folder, found.root))
+            blob = get_storage().put_tree(inside(self._folder, Path(WORK) / found.root))
         except ValueError as error:
             raise ProtocolError(f"files that cannot be stored: {error}") from error
         self._finish(ready={"digest": blob.digest, **found.model_dump(exclude={"root"})})
@@ -183,9 +186,8 @@ class Inspection:
         settings = get_settings()
         if stopped is Stop.SHUTDOWN:
             self._give_back()
-        elif stopped is Stop.MEMORY:
-            most = limits.memory_limit_bytes(settings.child_memory_bytes)
-            self._reject(out_of_memory(f"the inspection held more than {most} bytes of memory").problem())
+        elif stopped in (Stop.MEMORY, Stop.PROCESSES, Stop.DISK):
+            self._reject(overrun(stopped, self._limits, "inspecting").problem())
         elif stopped in (Stop.OVERTIME, Stop.SILENT):
             slow = TimedOut(
                 f"the file was not inspected within {settings.inspect_seconds:g} seconds",

@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 
 from app.catalog.runtimes import RUNTIMES
-from workers.limits import cgroup_cores, clean_environment, memory_limit_bytes
+from workers.sandbox import cgroups
+from workers.sandbox.check import sandbox
+from workers.sandbox.limits import clean_environment, memory_limit_bytes
 
 SELF_TEST_SECONDS = 120.0
 GPU_SECONDS = 20.0
@@ -25,7 +27,7 @@ GPU_FIELDS = ("name", "uuid", "memory.total", "driver_version", "compute_cap")
 
 
 def main() -> int:
-    """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware}."""
+    """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware, sandbox}."""
     runtimes: dict[str, Any] = {}
     failed: dict[str, str] = {}
     for name in RUNTIMES:
@@ -33,7 +35,8 @@ def main() -> int:
             runtimes[name] = try_runtime(name)
         except RuntimeError as error:
             failed[name] = str(error)
-    json.dump({"runtimes": runtimes, "failed": failed, "hardware": hardware()}, sys.stdout)
+    found = {"runtimes": runtimes, "failed": failed, "hardware": hardware(), "sandbox": sandbox()}
+    json.dump(found, sys.stdout)
     return 0
 
 
@@ -99,7 +102,7 @@ def self_test(name: str) -> int:
 def hardware() -> dict[str, Any]:
     """The machine: CPU, usable cores, memory, GPUs."""
     model, flags = cpu()
-    quota = cgroup_cores()
+    quota = cgroups.cores()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "architecture": platform.machine(),

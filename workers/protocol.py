@@ -13,7 +13,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 | result | result | the attempt succeeded; its last line |
 | problem | problem, result (or null) | the attempt failed; its last line |
 
-`root` in an answer is a folder in the child's scratch that it must not write to.
+`root` in an answer is a folder that the child must not write to.
 
 The `result` of an optimize job: {result (as in api.md, less artifacts' ids), artifacts: [{kind, filename, media_type,
 path, manifest, inputs: [{role, id, digest}]}], measurements: [{side, name, unit, value, low, high, samples, machine}]}.

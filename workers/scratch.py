@@ -18,6 +18,7 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import get_storage
 from workers.assignment import DatasetFiles, OptimizeAssignment, SubjectFiles
+from workers.sandbox.paths import WORK
 
 
 def folder(subject_id: str, attempt: int) -> Path:
@@ -53,7 +54,7 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
     return OptimizeAssignment(
         job_id=job.id,
         attempt=job.attempt,
-        scratch=scratch,
+        scratch=scratch / WORK,
         seed=request["options"].get("seed", 0),
         subject=_subject(session, job, scratch / "subject"),
         datasets={id_: _dataset(session, job, id_, scratch / "datasets" / id_) for id_ in job.datasets},
@@ -76,7 +77,7 @@ def lay_out(assignment: OptimizeAssignment) -> Path:
     storage.materialize(assignment.subject.digest, assignment.subject.root)
     for dataset in assignment.datasets.values():
         storage.materialize(dataset.digest, dataset.root)
-    path = assignment.scratch / "assignment.json"
+    path = assignment.scratch.parent / "assignment.json"
     path.write_text(assignment.model_dump_json())
     return path
 

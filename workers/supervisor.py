@@ -16,14 +16,16 @@ from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import limits, running, scratch
+from workers import running, scratch
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
-from workers.child_process import ChildProcess, ProtocolError
+from workers.child_process import ChildProcess, ProtocolError, child_limits
 from workers.durable import durably
-from workers.endings import death_of, disk_full, misunderstood, out_of_memory
+from workers.endings import death_of, misunderstood, overrun
 from workers.finish import conclude, keep_files, read_problem
+from workers.full_disk import disk_full
 from workers.hold import JobHold, Lost, Stop
+from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
 
 CHILD = (sys.executable, "-m", "workers", "child")
@@ -79,10 +81,10 @@ class Attempt:
         try:
             try:
                 self._work()
-            except BurnishError as error:
-                self._fail(error)
             except Unavailable as error:  # the store is away: another attempt may find it back
                 self._died(error)
+            except BurnishError as error:
+                self._fail(error)
             except Lost:
                 raise
             except Exception as error:
@@ -101,7 +103,6 @@ class Attempt:
             Limits(
                 running_seconds=self._running_seconds,
                 silent_seconds=settings.step_seconds,
-                memory_bytes=limits.memory_limit_bytes(settings.child_memory_bytes),
             ),
         )
         watch.start()
@@ -113,20 +114,19 @@ class Attempt:
                 self._hold.release(device)
 
     def _with_child(self, watch: Watch) -> None:
-        settings = get_settings()
         scratch.make(self._folder)
         assignment = durably(
             lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
         )
         path = scratch.lay_out(assignment)
-        kills = limits.oom_kills()
+        kills = cgroups.oom_kills()
+        self._limits = child_limits(self._folder)
         child = ChildProcess(
             self._command,
             path,
             self._folder,
             self._folder.name,
-            settings.child_file_bytes,
-            settings.max_log_bytes,
+            self._limits,
         )
         try:
             watch.attend(child)
@@ -212,11 +212,8 @@ class Attempt:
                     "the job's log has its last words; raise BURNISH_STEP_SECONDS where a step is that slow"
                 )
                 self._fail(TimedOut(slow, stage=stage, hint=hint))
-            case Stop.MEMORY:
-                most = limits.memory_limit_bytes(settings.child_memory_bytes)
-                self._fail(
-                    out_of_memory(f"the job held more than the {most} bytes of memory that it may", stage)
-                )
+            case Stop.MEMORY | Stop.PROCESSES | Stop.DISK:
+                self._fail(overrun(stopped, self._limits, stage))
 
     def _died(self, problem: BurnishError) -> None:
         """Another attempt may do better: it goes on from the last stored step. Not where memory ran out."""

@@ -22,11 +22,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take: time in seconds, resident memory in bytes."""
+    """How long a child may take, in seconds; what it may hold is said in `ChildLimits`."""
 
     running_seconds: float
     silent_seconds: float
-    memory_bytes: int
 
 
 class Watch(threading.Thread):
@@ -93,5 +92,9 @@ class Watch(threading.Thread):
             return Stop.OVERTIME
         if child.silent_seconds > self._limits.silent_seconds:
             return Stop.SILENT
-        resident = resident_bytes(child.members(), self._limits.memory_bytes)
-        return Stop.MEMORY if resident > self._limits.memory_bytes else None
+        members, limits = child.members(), child.limits
+        if len(members) > limits.processes:
+            return Stop.PROCESSES
+        if resident_bytes(members, limits.memory_bytes) > limits.memory_bytes:
+            return Stop.MEMORY
+        return Stop.DISK if child.disk.used_bytes() > limits.scratch_bytes else None

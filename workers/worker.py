@@ -8,10 +8,13 @@ from typing import Any
 import structlog
 
 from app.config import get_settings
+from app.db import bound_waits
 from app.logs import configure_logging
 from app.observability import tracing
 from app.queue import INSPECT_QUEUE, queue_for
 from workers import celery_app, running
+from workers.sandbox import privileges
+from workers.sandbox.report import lacking, warnings
 
 PROBE_SECONDS = 300.0
 
@@ -21,10 +24,19 @@ log = structlog.get_logger(__name__)
 def main(queues: list[str] | None, concurrency: int) -> int:
     """Serve `queues` (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads."""
     configure_logging()
+    bound_waits()
     tracing.start("worker")
     found = probe()
     for name, reason in found["failed"].items():
         log.warning("runtime_failed", runtime=name, reason=reason)
+    for wall, meaning in warnings(found["sandbox"]).items():
+        log.warning("sandbox_lacks", wall=wall, meaning=meaning)
+    if get_settings().require_sandbox and (missing := lacking(found["sandbox"])):
+        log.error(
+            "sandbox_required", missing=missing, hint="docs/security.md says how to let the kernel help"
+        )
+        return 1
+    privileges.close_memory()
     queues = queues or [INSPECT_QUEUE, *(queue_for(name) for name in found["runtimes"])]
     celery = celery_app.make(queues, found)
     log.info("worker_starting", worker=running.WORKER_ID, queues=queues, concurrency=concurrency)

@@ -1,5 +1,6 @@
 """`burnish passes`, `runtimes`, `metrics`, `workers`: what can be done, and who does it."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +77,7 @@ def metrics(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Who serves now."""
+    """Who serves now, and what holds the processes that they start (docs/security.md)."""
     with connect(url) as client:
         rows = client.workers()
     columns = {
@@ -86,7 +87,20 @@ def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
         "runs": lambda row: row["jobs"],
         "seen": lambda row: when(row["last_seen_at"]),
     }
-    print_json(rows) if as_json else print_rows(columns, rows)
+    if as_json:
+        print_json(rows)
+        return
+    print_rows(columns, rows)
+    if rows:
+        stdout().print("\n[bold]Sandbox[/] of a job's process; – where nothing holds")
+        walls = list(dict.fromkeys(wall for row in rows for wall in row["sandbox"] or {}))
+        print_rows(
+            {"worker": lambda row: row["id"], **{wall.replace("_", " "): _wall(wall) for wall in walls}}, rows
+        )
+
+
+def _wall(name: str) -> Callable[[Json], Any]:
+    return lambda row: (row["sandbox"] or {}).get(name)
 
 
 def find(rows: list[Json], name: str, what: str) -> Json:

@@ -27,6 +27,7 @@ def list_workers(principal: Reader, session: ReadSession) -> Page[WorkerAnswer]:
             queues=worker.queues,
             runtimes=worker.runtimes,
             hardware=worker.hardware,
+            sandbox=worker.sandbox,
             jobs=[job_id for job_id in worker.doing if job_id in own],
             other_tasks=sum(job_id not in own for job_id in worker.doing),
             started_at=worker.started_at,

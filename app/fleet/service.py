@@ -21,6 +21,7 @@ def register(
     queues: list[str],
     runtimes: dict[str, Any],
     hardware: dict[str, Any],
+    sandbox: dict[str, Any] | None = None,
 ) -> Worker:
     """Enter a worker that started; `runtimes` holds those whose self-test passed, name -> facts.
 
@@ -44,6 +45,7 @@ def register(
             queues=queues,
             runtimes=runtimes,
             hardware=hardware,
+            sandbox=sandbox,
             doing=[],
             last_seen_at=db_now(),
             stopped_at=None,

@@ -21,6 +21,7 @@ class Worker(Base):
     queues: Mapped[list[str]]
     runtimes: Mapped[dict[str, Any]]  # name -> {version, devices, …}; only those whose self-test passed
     hardware: Mapped[dict[str, Any]]
+    sandbox: Mapped[dict[str, Any] | None]  # what holds its children, by wall (`workers/sandbox/report.py`)
     doing: Mapped[list[str]]  # ids of the jobs that it runs
     started_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     last_seen_at: Mapped[datetime] = mapped_column(insert_default=db_now())

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers import limits
-from workers.__main__ import add_child_arguments
 from workers.protocol import SupervisorPipe
+from workers.sandbox import cgroups, enter, limits, namespaces
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -192,11 +191,20 @@ def _writes(path: Path) -> str:
     return "written"
 
 
+def confine(given: enter.Confinement) -> None:
+    """Less than a real child: tests tell it to write elsewhere, and look for the processes that it names."""
+    cgroups.enter(given.cgroups)
+    limits.offer_to_oom_killer()
+    namespaces.leave(only_network=True)
+    namespaces.die_with_parent(given.parent)
+    limits.limit_files(given.file_bytes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    add_child_arguments(parser)
-    given = parser.parse_args()
-    limits.confine(given.parent, given.file_bytes)
+    enter.add_arguments(parser)
+    given = enter.given(parser.parse_args())
+    confine(given)
     assignment = json.loads(given.assignment.read_text())
     pipe = SupervisorPipe.take_stdio()
     script = assignment["declared" if assignment["kind"] == "inspect" else "recipe"]["script"]

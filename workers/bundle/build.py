@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from app.storage.disk import link_or_copy
 from workers.bundle.text import readme
 from workers.onnx_files import file_digest
 from workers.runtimes.base import Engine
@@ -20,7 +21,7 @@ def lay_out(folder: Path, engine: Engine) -> str:
         if file.is_file():
             target = folder / ENGINE_FOLDER / file.relative_to(engine.root)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.hardlink_to(file)
+            link_or_copy(file, target)
     shutil.copyfile(Path(__file__).with_name("run.py"), folder / "run.py")
     return f"{ENGINE_FOLDER}/{engine.entry}"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import app
 from app.catalog.spec import Params, RuntimeSpec
+from app.storage.disk import link_or_copy
 from workers import runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
@@ -134,7 +135,7 @@ def model_artifact(
     name = f"{stem(assignment)}-optimized"
     if len(files) == 1:
         target, media_type = assignment.scratch / f"{name}{files[0].suffix}", MEDIA_ONNX
-        target.hardlink_to(files[0])
+        link_or_copy(files[0], target)
     else:
         target, media_type = assignment.scratch / f"{name}.zip", MEDIA_ZIP
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

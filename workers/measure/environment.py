@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 
 import app
-from workers.limits import cgroup_cores
 from workers.probe import cpu
+from workers.sandbox import cgroups
 
 _CPUS = Path("/sys/devices/system/cpu")
 
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
         "cpu_features": features,
         "processors": os.cpu_count(),
         "usable_processors": usable_processors(),
-        "processor_quota": cgroup_cores(),
+        "processor_quota": cgroups.cores(),
         "governor": governor(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": load_average(),
@@ -47,7 +47,7 @@ def hardware_key() -> str:
 def usable_processors() -> int:
     """How many processors this process may use at once: its affinity, and its cgroup's quota rounded down."""
     allowed = len(allowed_cpus())
-    quota = cgroup_cores()
+    quota = cgroups.cores()
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 

@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers.limits import die_with_parent
 from workers.measure.environment import pin
 from workers.measure.scheduling import longest_wait_ns, waited_ns
 from workers.protocol import SupervisorPipe
+from workers.sandbox.namespaces import die_with_parent
 
 LEAST_RUNS = 3  # of a warm-up, where they do not take too long
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from app.errors import BurnishError, Crashed, OutOfMemory, by_code
-from workers.limits import oom_kills
+from workers.sandbox.cgroups import oom_kills
 
 _numbers = itertools.count(1)
 
