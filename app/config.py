@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         15.0,
         ge=0,
         description="Longest wait for one answer of PostgreSQL, in seconds: a connection that was cut in silence is given up "
-        "then. Below BURNISH_LEASE_SECONDS. Migrations take the time that they need. 0: for ever.",
+        "then. Below BURNISH_LEASE_SECONDS. Commands take the time that they need. 0: for ever.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="The Celery broker, a Redis or Valkey URL."

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 DISK_FULL_STATE = "53100"  # PostgreSQL, appendix A: disk_full
 
+_serving = False
+
 Json = JSON().with_variant(JSONB(), "postgresql")
 
 
@@ -130,7 +132,17 @@ def _make_postgresql(url: str, answer_seconds: float) -> Engine:
 def get_engine() -> Engine:
     """The engine of this process."""
     settings = get_settings()
-    return make_engine(settings.resolved_database_url, settings.database_seconds)
+    return make_engine(settings.resolved_database_url, settings.database_seconds if _serving else 0.0)
+
+
+def bound_waits() -> None:
+    """This process serves others, and waits for no answer of PostgreSQL longer than BURNISH_DATABASE_SECONDS.
+
+    Commands call it not: what they ask may take its time.
+    """
+    global _serving
+    _serving = True
+    get_engine.cache_clear()
 
 
 def is_full(error: DBAPIError) -> bool:

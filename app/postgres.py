@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 CONNECT_SECONDS = 5
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 10, 5, 3
 UNACKNOWLEDGED_MILLISECONDS = 20_000
-IDLE_IN_TRANSACTION_SECONDS = 300  # no transaction waits so long for its own process: that one is gone
+IDLE_ANSWERS = 2  # no transaction waits for its own process as long as for so many answers: that one is gone
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -48,7 +48,7 @@ def connect(answer_seconds: float, *args: Any, **parameters: Any) -> BoundedConn
     """
     settings = {
         "statement_timeout": f"{answer_seconds * 1000:.0f}",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_ANSWERS * answer_seconds * 1000:.0f}",
         "tcp_keepalives_idle": KEEPALIVE_IDLE_SECONDS,
         "tcp_keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
         "tcp_keepalives_count": KEEPALIVE_COUNT,

