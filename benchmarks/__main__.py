@@ -10,6 +10,8 @@ import sys
 BENCHMARKS = {
     "presets": "the presets on real networks, each through a service of its own",
     "overhead": "a job beside the same library calls made directly in one script",
+    "many_jobs": "a thousand tiny jobs through two workers",
+    "transfer": "uploads and downloads of 2 GiB beside bare handlers, and the memory that they take",
     "requests": "the requests per second of the API, beside a bare route, and in short and long tables",
 }
 
