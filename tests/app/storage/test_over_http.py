@@ -1,4 +1,4 @@
-"""Artifacts out of a bucket: through the service, or by a signed address, which the client follows without its key."""
+"""The API over a bucket: downloads through the service or by a signed address, uploads in parts, and what `burnish gc` leaves."""
 
 import base64
 import hashlib
@@ -8,10 +8,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import get_settings
+from app.retention.service import collect
 from app.storage import get_storage
+from app.storage.bucket import MIB
+from app.storage.s3 import S3Storage
 from tests.app.api.conftest import api_sqlite
 from tests.app.api.support import assert_problem
 from tests.app.jobs.factories import RUNTIME, make_artifact, make_model, offer, optimize
+from tests.app.storage.conftest import leftovers
 
 __all__ = ["api_sqlite"]
 
@@ -83,3 +87,41 @@ def test_links_lead_to_the_address_that_clients_know(
     get_storage.cache_clear()
     link = get_storage().link(get_storage().put([b"x"]).digest, "application/zip", "attachment") or ""
     assert link.startswith(f"https://files.example.com/{s3}/a/prefix/blobs/")
+
+
+def test_an_upload_in_parts_becomes_a_model(api: TestClient) -> None:
+    storage = get_storage()
+    assert isinstance(storage, S3Storage)
+    storage.bucket.part_bytes = 5 * MIB
+    data = DATA * 2500  # 12.8 MB
+    announced = {"name": "net.onnx", "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    upload = api.post("/v1/uploads", json=announced).json()["id"]
+    for start, end in ((0, 1_000_000), (1_000_000, 7_000_000), (7_000_000, len(data))):
+        sent = api.patch(
+            f"/v1/uploads/{upload}",
+            content=data[start:end],
+            headers={"Upload-Offset": str(start), "Content-Type": "application/partial-upload"},
+        )
+        assert (sent.status_code, sent.headers["upload-offset"]) == (204, str(end))
+        assert api.head(f"/v1/uploads/{upload}").headers["upload-offset"] == str(end)
+    model = api.post("/v1/models", json={"upload": upload}).json()
+    assert (model["sha256"], model["size_bytes"]) == (announced["sha256"], len(data))
+    assert b"".join(storage.open(model["sha256"])) == data
+    assert leftovers(storage) == []
+
+
+def test_what_nothing_refers_to_is_collected(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    content_of(api)
+    storage = get_storage()
+    kept = set(storage.digests())
+    orphan = storage.put([b"an orphan"])
+    writer = storage.partial("upl_orphan").append(0)
+    writer.write(b"orphaned bytes")
+    writer.close()
+    assert collect().files == 0  # the young stay
+    monkeypatch.setenv("BURNISH_GC_GRACE_SECONDS", "0")
+    get_settings.cache_clear()
+    report = collect()
+    assert (report.files, report.size_bytes) == (2, orphan.size_bytes + len(b"orphaned bytes"))
+    assert set(storage.digests()) == kept
+    assert list(storage.partials()) == []
