@@ -2,6 +2,10 @@
 
 from typing import Any, ClassVar
 
+from app.text import plain
+
+LONGEST_DETAIL = 4000  # characters
+
 
 class BurnishError(Exception):
     """Something went wrong"""
@@ -39,13 +43,13 @@ class BurnishError(Exception):
             "type": f"urn:burnish:problem:{cls.code}",
             "title": title_of(cls),
             "status": cls.http_status,
-            "detail": self.detail,
+            "detail": plain(self.detail, LONGEST_DETAIL),
             "code": cls.code,
             "retryable": self._retryable,
         }
         for name in ("stage", "node", "param", "hint", "errors"):
             if (value := getattr(self, name)) is not None:
-                body[name] = value
+                body[name] = plain(value) if isinstance(value, str) else value
         return body
 
 
@@ -102,11 +106,6 @@ class MalformedRequest(BurnishError):
     code, http_status = "malformed_request", 400
 
 
-class UploadStalled(BurnishError):
-    """The upload's bytes stopped coming"""
-
-    code, http_status, retryable = "upload_stalled", 408, True
-
 class RequestTimeout(BurnishError):
     """The request did not come in time"""
 
@@ -118,6 +117,11 @@ class HeadTooLarge(BurnishError):
 
     code, http_status = "head_too_large", 431
 
+
+class UploadStalled(BurnishError):
+    """The upload's bytes stopped coming"""
+
+    code, http_status, retryable = "upload_stalled", 408, True
 
 
 class UploadMismatch(BurnishError):

@@ -14,6 +14,7 @@ from rich.table import Table
 from app.client import ApiProblem, Client, Unreachable
 from app.connection import NoConnection
 from app.downloads import DamagedDownload
+from app.text import plain
 
 PIPE_COLUMNS = 240
 SHORT_CELL = 26  # an id's length and some: such cells are never broken
@@ -76,7 +77,7 @@ def when(time: str | None) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A JSON value on one line, as people read it."""
+    """A JSON value on one line, as people read it; nothing in it steers the terminal."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -85,7 +86,7 @@ def shown(value: Any) -> str:
         return ", ".join(f"{key}={shown(item)}" for key, item in value.items()) or "–"
     if isinstance(value, list):
         return ", ".join(shown(item) for item in value) or "–"
-    return str(value)
+    return plain(str(value))
 
 
 def print_problem(problem: Mapping[str, Any], console: Console | None = None) -> None:
@@ -93,15 +94,17 @@ def print_problem(problem: Mapping[str, Any], console: Console | None = None) ->
     console = console or stderr()
     console.print(f"[bold red]{escape(str(problem.get('title', 'Error')))}[/]", soft_wrap=True)
     if problem.get("detail"):
-        console.print(f"  {escape(str(problem['detail']))}", soft_wrap=True)
+        console.print(f"  {escape(shown(problem['detail']))}", soft_wrap=True)
     for name in ("stage", "node", "param"):
         if problem.get(name):
-            console.print(f"  [dim]{name}:[/] {escape(str(problem[name]))}", soft_wrap=True)
+            console.print(f"  [dim]{name}:[/] {escape(shown(problem[name]))}", soft_wrap=True)
     for entry in (problem.get("errors") or [])[1:]:
         where, what = entry.get("param", ""), entry.get("detail") or entry.get("message") or shown(entry)
-        console.print(f"  [dim]also[/] {escape(f'{where}: {what}' if where else str(what))}", soft_wrap=True)
+        console.print(
+            f"  [dim]also[/] {escape(shown(f'{where}: {what}' if where else what))}", soft_wrap=True
+        )
     if problem.get("hint"):
-        console.print(f"  [dim]hint:[/] {escape(str(problem['hint']))}", soft_wrap=True)
+        console.print(f"  [dim]hint:[/] {escape(shown(problem['hint']))}", soft_wrap=True)
 
 
 def show_error(error: Exception) -> int:
