@@ -2,6 +2,7 @@
 
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,13 +16,19 @@ import numpy as np
 from numpy.lib import format as npy
 
 from app.errors import InvalidDataset
-from workers.archive import is_damage
+from app.text import is_plain
+from workers.archive import is_damage, open_zip
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
 _SAVE_AGAIN = "write it again with numpy.savez or numpy.savez_compressed"
+_MOST_ARRAYS = 1000
+_MOST_AXES = 64  # numpy's own bound
+_MOST_NAME_CHARS = 255
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, KeyError, RuntimeError, OSError,
 )  # fmt: skip
+# what Python's own parser says to a hostile header, which numpy hands it: of ten thousand characters at most
+_NO_HEADER = (tokenize.TokenError, SyntaxError, MemoryError, TypeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,14 @@ def read_headers(path: Path) -> list[ArrayHeader]:
     Raises:
         InvalidDataset: the file is no `.npz`, or an array cannot be read row by row without running code.
     """
-    with _damage_named("the file is not a readable .npz archive"), zipfile.ZipFile(path) as archive:
-        headers = [_checked(archive, info) for info in archive.infolist() if not info.is_dir()]
+    with _damage_named("the file is not a readable .npz archive"), open_zip(path) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        if len(members) > _MOST_ARRAYS:
+            raise InvalidDataset(
+                f"the file holds {len(members)} arrays; {_MOST_ARRAYS} are taken",
+                hint="one array per input of the network, its samples on the first axis",
+            )
+        headers = [_checked(archive, info) for info in members]
     names = [header.name for header in headers]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InvalidDataset(f"the file holds arrays of the same name: {sorted(twice)}", hint=_SAVE_AGAIN)
@@ -84,6 +97,10 @@ def _checked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
         raise InvalidDataset(
             f"{info.filename!r} in the archive is not an array", hint="an .npz holds .npy files alone"
         )
+    if not 0 < len(name) <= _MOST_NAME_CHARS or not is_plain(name):
+        raise InvalidDataset(
+            f"an array has an unusable name: {name[:100]!r}", hint="name it like an input of the network"
+        )
     if info.flag_bits & 0x1:
         raise InvalidDataset(f"array {name!r} is encrypted")
     with archive.open(info) as stream:
@@ -109,7 +126,12 @@ def _header(name: str, stream: IO[bytes]) -> ArrayHeader:
     with _damage_named(f"array {name!r} has no readable header"):
         version = npy.read_magic(stream)
         reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = reader(stream)
+        try:
+            shape, fortran, dtype = reader(stream)
+        except _NO_HEADER as error:
+            raise ValueError(str(error)) from error
+    if len(shape) > _MOST_AXES:
+        raise InvalidDataset(f"array {name!r} has {len(shape)} dimensions; {_MOST_AXES} are taken")
     if dtype.hasobject:
         raise InvalidDataset(
             f"array {name!r} holds Python objects, which only unpickling could read",

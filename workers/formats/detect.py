@@ -1,11 +1,10 @@
 """What an uploaded file is, found by its content, never by its name."""
 
 import pickletools
-import zipfile
 from pathlib import Path
 
 from app.errors import BurnishError, UnsafeModel, UnsupportedFormat
-from workers.archive import damage_named, is_archive, is_zip
+from workers.archive import damage_named, is_archive, is_zip, open_zip
 
 EXPORT_HINT = (
     "export it to ONNX where you trust it: "
@@ -43,7 +42,7 @@ def refusal(file: Path) -> BurnishError | None:
 
 
 def _refused_zip(file: Path) -> BurnishError | None:
-    with damage_named(), zipfile.ZipFile(file) as archive:
+    with damage_named(), open_zip(file) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") or name == "constants.pkl" for name in names):
         return _unsupported("TorchScript", EXPORT_HINT)

@@ -58,12 +58,19 @@ def _of_graph(graph: onnx.GraphProto, outer: Shapes, unknown: list[str]) -> int:
     total = 0
     for node in graph.node:
         try:
-            total += node_flops(node, shapes)
-        except (KeyError, IndexError):
+            total += _counted(node_flops(node, shapes))
+        except (KeyError, IndexError, ValueError):
             unknown.append(node.name or node.op_type)
         for inner in subgraphs(node):
             total += _of_graph(inner, shapes, unknown)
     return total
+
+
+def _counted(operations: int) -> int:
+    """Raises ValueError for more than anybody computes: a shape that lies."""
+    if operations >= 2**63:
+        raise ValueError(operations)
+    return operations
 
 
 def _known_shapes(graph: onnx.GraphProto) -> Shapes:

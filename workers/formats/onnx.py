@@ -13,6 +13,8 @@ from onnx.inliner import inline_local_functions
 
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES, Precision
 from app.errors import InvalidModel, UnsupportedFormat
+from app.text import plain
+from workers.formats.bounds import check_bounds
 from workers.formats.flops import NOTE, count_flops
 from workers.formats.weights import (
     bits_of,
@@ -88,6 +90,7 @@ def check(root: Path, entry: str) -> tuple[onnx.ModelProto, list[str]]:
     """
     model = read(root, entry)
     folder = (root / entry).parent
+    check_bounds(model)
     check_tensors(model, folder, root)
     warnings = [
         f"{count} of the {elements(tensor)} values of {tensor.name!r} are NaN or infinite"
@@ -98,7 +101,7 @@ def check(root: Path, entry: str) -> tuple[onnx.ModelProto, list[str]]:
         onnx.checker.check_model(str(root / entry))
     except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         raise InvalidModel(
-            f"the ONNX checker refuses the model: {_first_line(error)}",
+            f"the ONNX checker refuses the model: {_first_line(error).replace(f'{folder}/', '')}",
             hint="export it again with a current exporter; onnx.checker.check_model(path) gives the whole message",
         ) from error
     return model, warnings
@@ -135,7 +138,7 @@ def describe(
     facts = {
         "opset": domains.get("", domains.get("ai.onnx")),
         "ir_version": model.ir_version,
-        "producer": " ".join(filter(None, [model.producer_name, model.producer_version]))[:200],
+        "producer": _producer(model),
         "parameters": held,
         "flops": flops,
         "flops_note": note,
@@ -147,9 +150,14 @@ def describe(
         "size_bytes": size,
         "over_2gb": size > PROTOBUF_LIMIT_BYTES,
         "entry": entry,
-        "warnings": [*warnings, *doubts][:_LISTED],
+        "warnings": [plain(warning) for warning in (*warnings, *doubts)][:_LISTED],
     }
     return {"signature": signature(given, model), "facts": facts}
+
+
+def _producer(model: onnx.ModelProto) -> str:
+    told = (model.producer_name, model.producer_version)
+    return plain(" ".join(part for part in told if part and isinstance(part, str)), 200)  # bytes are no UTF-8
 
 
 def inner_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -1,6 +1,8 @@
 """The tensors of an ONNX model: where they lie, whether that is true, what they hold. Read a piece at a time."""
 
+from collections import defaultdict
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path, PurePosixPath
 
 import ml_dtypes
@@ -9,10 +11,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import InvalidModel
+from workers.formats.bounds import MOST_AXES
 from workers.onnx_files import graphs
 
 SMALL_BYTES = 1024  # smaller tensors may hold shapes, which shape inference reads
 _PIECE_BYTES = 16 * 1024 * 1024
+_MOST_LOCATION_BYTES = 1024
+_MOST_PART_BYTES = 255
+_MOST_SHARING = 16  # tensors that lie in the same bytes: tied weights do, a few at a time
 _SAVED_APART = "save the external data beside the .onnx file, under a relative name"
 _FLOATS: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
@@ -20,6 +26,20 @@ _FLOATS: dict[int, np.dtype] = {
     TensorProto.FLOAT16: np.dtype("<f2"),
     TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
+_VALUES: dict[int, str] = {  # the field with one entry an element, where there are no raw bytes
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.STRING: "string_data",
+    **dict.fromkeys((TensorProto.UINT32, TensorProto.UINT64), "uint64_data"),
+    **dict.fromkeys(
+        (
+            TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT16, TensorProto.UINT8,
+            TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16,
+        ),
+        "int32_data",
+    ),
+}  # fmt: skip
 _PAYLOADS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -38,14 +58,11 @@ def elements(tensor: TensorProto) -> int:
     """The number of elements that a tensor's shape gives.
 
     Raises:
-        InvalidModel: a dimension is negative, or the product passes 2^63.
+        InvalidModel: a dimension is negative, there are too many, or the product passes 2^63.
     """
-    total = 1
-    for dim in tensor.dims:
-        if dim < 0:
-            raise InvalidModel(f"a dimension of {tensor.name!r} is negative", node=tensor.name)
-        total *= dim
-    if total >= 2**63:
+    if any(dim < 0 for dim in tensor.dims):
+        raise InvalidModel(f"a dimension of {tensor.name!r} is negative", node=tensor.name)
+    if len(tensor.dims) > MOST_AXES or (total := prod(map(int, tensor.dims))) >= 2**63:
         raise InvalidModel(
             f"the shape of {tensor.name!r} is too large: {list(tensor.dims)[:8]}", node=tensor.name
         )
@@ -75,8 +92,9 @@ def check_tensors(model: onnx.ModelProto, folder: Path, root: Path) -> None:
     """Hold every tensor to its type, and those outside the protobuf, which lies in `folder`, to the files below `root`.
 
     Raises:
-        InvalidModel: a type is unknown; a file is missing, lies outside the upload, or is no match for the reference.
+        InvalidModel: a type is unknown; values are more or fewer than the shape says; a file is missing, lies outside the upload, or is no match for the reference.
     """
+    told: dict[Path, int] = defaultdict(int)
     for tensor in tensors(model):
         bits_of(tensor.data_type)
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -87,7 +105,15 @@ def check_tensors(model: onnx.ModelProto, folder: Path, root: Path) -> None:
                     node=tensor.name,
                     hint="upload one .zip or .tar with the .onnx file and its weight files",
                 )
-            _check_extent(tensor, offset, length, file.stat().st_size)
+            held = file.stat().st_size
+            told[file] += _check_extent(tensor, offset, length, held)
+            if told[file] > held * _MOST_SHARING:
+                raise InvalidModel(
+                    f"tensors take the bytes of {file.name!r} again and again: {told[file]} of a file of {held} bytes",
+                    node=tensor.name,
+                )
+        else:
+            _check_values(tensor)
 
 
 def extent(tensor: TensorProto, folder: Path) -> tuple[Path, int, int | None]:
@@ -100,6 +126,14 @@ def extent(tensor: TensorProto, folder: Path) -> tuple[Path, int, int | None]:
     if len(told) != len(tensor.external_data):
         raise InvalidModel(f"the reference to the weights of {tensor.name!r} is ambiguous", node=tensor.name)
     location = PurePosixPath(told.get("location", ""))
+    if len(str(location).encode()) > _MOST_LOCATION_BYTES or any(
+        len(part.encode()) > _MOST_PART_BYTES for part in location.parts
+    ):
+        raise InvalidModel(
+            f"weights of {tensor.name!r} lie under too long a name: {str(location)[:100]!r}",
+            node=tensor.name,
+            hint=_SAVED_APART,
+        )
     if not location.parts or location.is_absolute() or ".." in location.parts or "\\" in str(location):
         raise InvalidModel(
             f"weights of {tensor.name!r} point outside the upload: {str(location)!r}",
@@ -181,7 +215,34 @@ def _of_attributes(holder: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tup
                 yield attribute.sparse_tensor.indices, False
 
 
-def _check_extent(tensor: TensorProto, offset: int, length: int | None, held: int) -> None:
+def _check_values(tensor: TensorProto) -> None:
+    """Raises InvalidModel where a tensor inside the protobuf holds more or less than its shape says."""
+    if tensor.HasField("raw_data"):
+        needed, held, unit = needed_bytes(tensor), len(tensor.raw_data), "bytes"
+    elif (field := _VALUES.get(tensor.data_type)) is not None:
+        needed, held, unit = elements(tensor), len(getattr(tensor, field)), "values"
+    else:
+        return
+    if needed != held:
+        raise InvalidModel(
+            f"the values of {tensor.name!r} do not fit its shape {list(tensor.dims)[:8]}: it needs {needed} {unit} and has {held}",
+            node=tensor.name,
+        )
+
+
+def needed_bytes(tensor: TensorProto) -> int:
+    """The size of a tensor's values in bytes, by its type and shape.
+
+    Raises:
+        InvalidModel: they are strings, which have no size, or as `elements` and `bits_of`.
+    """
+    if tensor.data_type == TensorProto.STRING:
+        raise InvalidModel(f"the strings of {tensor.name!r} cannot lie in raw bytes", node=tensor.name)
+    return (elements(tensor) * bits_of(tensor.data_type) + 7) // 8
+
+
+def _check_extent(tensor: TensorProto, offset: int, length: int | None, held: int) -> int:
+    """The size of the tensor in bytes."""
     stop = held if length is None else offset + length
     if offset > stop or stop > held:
         raise InvalidModel(
@@ -189,13 +250,12 @@ def _check_extent(tensor: TensorProto, offset: int, length: int | None, held: in
             node=tensor.name,
             hint="the weight file is cut short or belongs to another model: upload it again",
         )
-    if tensor.data_type == TensorProto.STRING:
-        raise InvalidModel(f"the strings of {tensor.name!r} cannot lie in an external file", node=tensor.name)
-    needed = -(-elements(tensor) * bits_of(tensor.data_type) // 8)
+    needed = needed_bytes(tensor)
     if needed != stop - offset:
         raise InvalidModel(
             f"weights of {tensor.name!r} need {needed} bytes and have {stop - offset}", node=tensor.name
         )
+    return needed
 
 
 def _pieces(tensor: TensorProto, folder: Path) -> Iterator[np.ndarray]:
