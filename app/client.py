@@ -221,6 +221,23 @@ class Client:
         """The live workers."""
         return list(self._pages("workers", {}))
 
+    # --- webhooks
+
+    def create_webhook(self, url: str) -> Json:
+        """Tell `url` of the ends of the project's jobs; the answer's `secret` is shown this once."""
+        return self._transport.json("POST", "webhooks", json={"url": url})
+
+    def test_webhook(self, webhook_id: str, seconds: float = 30.0) -> Json:
+        """Send a message that tells of nothing; its delivery, once the first attempt was made, or as it is after `seconds`."""
+        path = f"webhooks/{webhook_id}"
+        delivery = self._transport.json("POST", f"{path}/test")
+        end = time.monotonic() + seconds
+        while delivery["status"] == "waiting" and delivery["problem"] is None and time.monotonic() < end:
+            time.sleep(0.25)
+            found = (row for row in self._pages(f"{path}/deliveries", {}) if row["id"] == delivery["id"])
+            delivery = next(found, delivery)
+        return delivery
+
     # --- how requests are sent
 
     def _wait_inspected(self, path: str) -> Json:

@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     max_wait_seconds: float = Field(
         60.0, gt=0, description="Longest `?wait=` in seconds; a larger one is cut to this."
     )
+    max_connections: int = Field(
+        5000,
+        gt=0,
+        description="Most connections of an API process, idle ones and event streams included; beyond, requests are 503. Fewer "
+        "where the limit on open files is too low for it.",
+    )
     events_poll_seconds: float = Field(
         0.25, gt=0, description="How often the notifier of an API process looks for new events, in seconds."
     )
@@ -117,6 +123,35 @@ class Settings(BaseSettings):
         ge=0,
         description="Stored files younger than this stay at `burnish gc`, in seconds: a row may be about to name them. Longer "
         "than storing the largest step takes.",
+    )
+
+    project_keep_jobs_days: int = Field(
+        0,
+        ge=0,
+        description="How long a finished job is kept with all that it made, in days, where its project says nothing else. "
+        "0: for ever.",
+    )
+    project_keep_steps_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes of stored steps that are kept for a project, where it says nothing else; what was not used for "
+        "longest goes first. 0: no limit.",
+    )
+    keep_events_days: int = Field(
+        30,
+        ge=0,
+        description="How long the events of a job are kept after its end, in days; the last one stays with it. 0: all stay.",
+    )
+    keep_audit_days: int = Field(
+        0, ge=0, description="How long the audit log goes back, in days. 0: to the beginning."
+    )
+    keep_deliveries_days: int = Field(
+        30, ge=0, description="How long it is kept what webhooks were told, in days. 0: for ever."
+    )
+    gc_hours: float = Field(
+        24.0,
+        ge=0,
+        description="How often `burnish up` removes what is kept no longer, in hours, as `burnish gc` does. 0: never.",
     )
 
     project_max_stored_bytes: int = Field(
@@ -139,6 +174,21 @@ class Settings(BaseSettings):
         ge=0,
         description="Most requests of a key in a minute, where its project has no limit of its own. 0: no limit.",
     )
+    address_max_wrong_keys_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Most requests of one client address in a minute that carry no valid key; after that, none of this address is "
+        "answered until the minute is over. 0: no limit.",
+    )
+
+    webhook_allowed: str = Field(
+        "",
+        description="Hosts that webhooks may reach although their addresses are not public: names, addresses and networks "
+        "(`10.1.0.0/16`), with commas.",
+    )
+    webhook_http: bool = Field(
+        False, description="Let webhooks have `http` URLs: what they are told can be read on the way."
+    )
 
     lease_seconds: float = Field(
         30.0, gt=0, description="How long a claim lasts without a heartbeat, in seconds."
@@ -154,41 +204,6 @@ class Settings(BaseSettings):
         gt=0,
         description="A job queued for longer than this since its last message is sent again, in seconds.",
     )
-    project_keep_jobs_days: int = Field(
-        0,
-        ge=0,
-        description="How long a finished job is kept with all that it made, in days, where its project says nothing else. "
-        "0: for ever.",
-    )
-    project_keep_steps_bytes: int = Field(
-        0,
-        ge=0,
-        description="Most bytes of stored steps that are kept for a project, where it says nothing else; what was not used for "
-        "longest goes first. 0: no limit.",
-    )
-    keep_events_days: int = Field(
-        30,
-    address_max_wrong_keys_per_minute: int = Field(
-        0,
-        ge=0,
-        description="Most requests of one client address in a minute that carry no valid key; after that, none of this address is "
-        "answered until the minute is over. 0: no limit.",
-    )
-        ge=0,
-        description="How long the events of a job are kept after its end, in days; the last one stays with it. 0: all stay.",
-    )
-    keep_audit_days: int = Field(
-        0, ge=0, description="How long the audit log goes back, in days. 0: to the beginning."
-    )
-    keep_deliveries_days: int = Field(
-        30, ge=0, description="How long it is kept what webhooks were told, in days. 0: for ever."
-    )
-    gc_hours: float = Field(
-        24.0,
-        ge=0,
-        description="How often `burnish up` removes what is kept no longer, in hours, as `burnish gc` does. 0: never.",
-    )
-
     worker_seen_seconds: float = Field(
         30.0, gt=0, description="A worker that was not heard of for longer than this is offline, in seconds."
     )
@@ -206,6 +221,18 @@ class Settings(BaseSettings):
     )
     child_file_bytes: int = Field(
         64 * GIB, gt=0, description="Largest file that a child may write, in bytes."
+    )
+    child_processes: int = Field(
+        4096, gt=0, description="Most processes and threads that a child may have at once."
+    )
+    child_scratch_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most bytes that a child may have on the scratch disk. 0: 80% of what is free when it starts.",
+    )
+    require_sandbox: bool = Field(
+        False,
+        description="Start no worker, and no child, where nothing keeps a child from the network and from others' files.",
     )
     max_log_bytes: int = Field(
         1 * MIB, gt=0, description="Most log text kept per job, in bytes; the middle is cut."

@@ -34,6 +34,8 @@ from app.observability.health import ping_database
 from app.observability.routes import router as observability
 from app.storage import get_storage
 from app.uploads.routes import router as uploads
+from app.webhooks.routes import router as webhooks
+from app.webhooks.sender import Sender
 
 DESCRIPTION = "Makes trained neural networks small and fast, and proves it."
 UNMATCHED = "unmatched"  # the route of requests that no route takes, whose paths anybody may invent
@@ -61,7 +63,7 @@ def create_app() -> FastAPI:
         },
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth, audit):
+    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth, audit, webhooks):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(observability)
@@ -80,10 +82,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(_check_database)
     await run_in_threadpool(get_storage().check)
     await notifier.start()
+    sender = Sender()
     try:
         yield
     finally:
         await notifier.stop()
+        await sender.stop()
 
 
 def _check_database() -> None:

@@ -14,6 +14,7 @@ from app.events import service as events
 from app.jobs import fairness
 from app.jobs.status import FINISHED, JobStatus, check, finished
 from app.jobs.tables import Consumption, Job, JobStep
+from app.webhooks import outbox
 
 STATUS_EVENT = "status"
 PROGRESS_EVENT = "progress"
@@ -78,6 +79,7 @@ def end(
             )
         )
         fairness.ring_next(session, job.project_id)
+    outbox.job_ended(session, job)
     if job.parent_id is not None:
         # in a transaction of its own: two children that end at once do not wait for each other
         after_commit(session, partial(_settle_parent, job.parent_id))

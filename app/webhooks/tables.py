@@ -25,16 +25,22 @@ class WebhookDelivery(Base):
     """One message to one address: written with the job's end, sent after it, tried again until it is taken."""
 
     __tablename__ = "webhook_deliveries"
-    __table_args__ = (Index("ix_webhook_deliveries_status_due_at", "status", "due_at"),)
+    __table_args__ = (
+        Index("ix_webhook_deliveries_status_due_at", "status", "due_at"),
+        Index("ix_webhook_deliveries_webhook_id_created_at_id", "webhook_id", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"), index=True)
-    job_id: Mapped[str] = mapped_column(String(40), index=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(String(40))
+    type: Mapped[str] = mapped_column(String(40))  # job.finished, webhook.test
     payload: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(20))  # waiting, delivered, given_up
-    attempts: Mapped[int] = mapped_column(default=0)
-    due_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+    attempts: Mapped[int] = mapped_column(default=0)  # begun
+    due_at: Mapped[datetime] = mapped_column(
+        insert_default=db_now()
+    )  # while one is under way: when it counts as lost
     answer_status: Mapped[int | None]  # the HTTP status of the last attempt
     problem: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())

@@ -32,7 +32,8 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("project_id", sa.String(length=40), nullable=False),
         sa.Column("webhook_id", sa.String(length=40), nullable=False),
-        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("job_id", sa.String(length=40), nullable=True),
+        sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column("status", sa.String(length=20), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
@@ -54,16 +55,16 @@ def upgrade() -> None:
     )
 
     with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_webhook_deliveries_job_id"), ["job_id"], unique=False)
         batch_op.create_index("ix_webhook_deliveries_status_due_at", ["status", "due_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_webhook_deliveries_webhook_id"), ["webhook_id"], unique=False)
+        batch_op.create_index(
+            "ix_webhook_deliveries_webhook_id_created_at_id", ["webhook_id", "created_at", "id"], unique=False
+        )
 
 
 def downgrade() -> None:
     with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_webhook_deliveries_webhook_id"))
+        batch_op.drop_index("ix_webhook_deliveries_webhook_id_created_at_id")
         batch_op.drop_index("ix_webhook_deliveries_status_due_at")
-        batch_op.drop_index(batch_op.f("ix_webhook_deliveries_job_id"))
 
     op.drop_table("webhook_deliveries")
 

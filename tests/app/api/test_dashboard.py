@@ -43,8 +43,8 @@ def scraped(api_sqlite: TestClient) -> dict[str, set[str]]:
         session.flush()
         session.add(
             WebhookDelivery(
-                id="whd_a", project_id="prj_default", webhook_id="whk_a", job_id="job_failed", payload={},
-                status="waiting",
+                id="whd_a", project_id="prj_default", webhook_id="whk_a", job_id="job_failed", type="job.finished",
+                payload={}, status="waiting",
             )
         )  # fmt: skip
         fleet.register(

@@ -137,7 +137,7 @@ def test_old_rows_of_other_kinds_go(burnish: Settings, monkeypatch: pytest.Monke
             for status in ("waiting", "delivered"):
                 session.add(
                     WebhookDelivery(
-                        id=f"{name} {status}", webhook_id="whk_1", job_id=ended, payload={}, status=status,
+                        id=f"{name} {status}", webhook_id="whk_1", job_id=ended, type="job.finished", payload={}, status=status,
                         created_at=days_ago(days), **mine,
                     )
                 )  # fmt: skip
