@@ -1,11 +1,12 @@
 """Bytes in the store that nothing refers to."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import func, select
 
 from app.config import get_settings
 from app.db import db_now, transaction
 from app.references import chunks, forget_trees, learn_trees, paused, remove_unreferenced, unreferenced
 from app.storage import get_storage
+from app.uploads import service as uploads
 from app.uploads.tables import Upload
 
 
@@ -25,13 +26,14 @@ def remove_blobs(*, dry_run: bool) -> tuple[int, int]:
 
 
 def remove_uploads(*, dry_run: bool) -> int:
-    """Forget the uploads that nobody went on with in time, or only count them; how many. Their bytes are `remove_partials`'."""
-    over = Upload.expires_at < db_now()
+    """Forget the uploads that nobody went on with in time, or only count them; how many."""
     with transaction(readonly=dry_run) as session:
-        found = list(session.scalars(select(Upload.id).where(over)))
-        if found and not dry_run:
-            session.execute(delete(Upload).where(over), execution_options={"synchronize_session": False})
-    return len(found)
+        if paused(session):
+            return 0
+        if not dry_run:
+            return len(uploads.expire(session))
+        over = select(func.count()).select_from(Upload).where(Upload.expires_at <= db_now())
+        return session.scalar(over) or 0
 
 
 def remove_partials(*, dry_run: bool) -> tuple[int, int]:
