@@ -41,13 +41,13 @@ class PartialWriter(Protocol):
 class Partial(Protocol):
     """The bytes of one blob that arrive over several requests, at any process that shares the store.
 
-    `append` raises Conflict where the offset is not `size()`, or where somebody else is appending. `commit` hashes, makes
-    the blob and forgets the partial; `abort` forgets the bytes, and may be called again.
+    `append` raises Conflict where the offset is not `size()`, or where somebody else is appending. `commit` hashes,
+    if the caller has not done so on the way, makes the blob and forgets the partial; `abort` forgets the bytes, and may be called again.
     """
 
     def size(self) -> int: ...
     def append(self, offset: int) -> PartialWriter: ...
-    def commit(self) -> Blob: ...
+    def commit(self, digest: str | None = None) -> Blob: ...
     def abort(self) -> None: ...
 
 

@@ -110,11 +110,12 @@ class DiskPartial:
             raise Conflict(f"the upload has {size} bytes, not {offset}", hint="go on from where it is")
         return DiskPartialWriter(file)
 
-    def commit(self) -> Blob:
-        """Make the blob. Raises Conflict where somebody appends."""
+    def commit(self, digest: str | None = None) -> Blob:
+        """Make the blob; `digest`: its SHA-256, where the caller knows it. Raises Conflict where somebody appends."""
         with self._locked() as file, disk_errors():
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest is None:
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
             self._storage.adopt(self._path, digest)

@@ -76,10 +76,10 @@ class S3Partial:
         unfinished = bool(pieces) and pieces[-1].size_bytes < self._bucket.part_bytes
         return S3PartialWriter(self._bucket, self._folder, offset, pieces[-1] if unfinished else None)
 
-    def commit(self) -> Blob:
-        """Make the blob: its bytes are read once, to hash them. Raises NotFound where a piece is gone, Unavailable."""
+    def commit(self, digest: str | None = None) -> Blob:
+        """Make the blob; without its SHA-256, its bytes are read once. Raises NotFound where a piece is gone, Unavailable."""
         pieces = self._pieces()
-        digest = self._digest(pieces)
+        digest = digest or self._digest(pieces)
         target = self._blobs + digest
         if len(pieces) == 1:
             self._bucket.copy(pieces[0], target)

@@ -17,7 +17,7 @@ from app.db import transaction
 from app.errors import Conflict, NotFound, PayloadTooLarge, UploadMismatch
 from app.http.receiving import receive_into
 from app.storage import PartialWriter, get_storage
-from app.uploads import service
+from app.uploads import digests, service
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +78,7 @@ class _Appender:
                     headers=service.headers(self.offset_bytes, self._upload.size_bytes, complete=False),
                 )
             self._writer: PartialWriter = self._partial.append(offset_bytes)
+            self._sha256 = digests.take(upload_id, self._upload.appends, offset_bytes)
         except BaseException:
             self.end()
             raise
@@ -97,6 +98,8 @@ class _Appender:
             raise self._lost()
         room = self._limit - self.offset_bytes
         self._writer.write(memoryview(data)[:room])
+        if self._sha256 is not None:
+            self._sha256.update(memoryview(data)[:room])
         self.offset_bytes += min(len(data), room)
         if len(data) > room:
             if self._upload.size_bytes is None:
@@ -108,7 +111,12 @@ class _Appender:
 
     def close(self) -> None:
         """Make durable what came."""
+        hashed = self.offset_bytes
         self.offset_bytes = self._writer.close()
+        if self.offset_bytes != hashed:  # a write was cut short
+            self._sha256 = None
+        if self._sha256 is not None:
+            digests.leave(self._upload.id, self._upload.appends, self.offset_bytes, self._sha256)
 
     def finish(self, last: bool | None) -> dict[str, str]:
         """Make a blob of what is whole; say how far it is."""
@@ -121,7 +129,7 @@ class _Appender:
             raise UploadMismatch(f"{self.offset_bytes} bytes came, {size} were announced")
         if not self._renew():
             raise self._lost()
-        blob = self._partial.commit()
+        blob = self._partial.commit(self._sha256.hexdigest() if self._sha256 is not None else None)
         self._digest = blob.digest
         if self._upload.sha256 not in (None, blob.digest):
             raise UploadMismatch(

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from app.config import get_settings
 from app.db import db_now, transaction
 from app.storage import get_storage
-from app.uploads import service
+from app.uploads import digests, service
 from app.uploads.tables import Upload
 from tests.app.api.support import assert_problem, bearer, make_key, make_project
 
@@ -286,3 +286,32 @@ def make_project_of(id_: str) -> str:
         upload = session.get(Upload, id_)
         assert upload is not None
         return upload.project_id
+
+
+def test_the_digest_is_right_whichever_process_received_what(api: TestClient) -> None:
+    """A process hashes as bytes come, unless another one appended in between: then it reads them all in the end."""
+    for stranger in (False, True):
+        id_ = announce(api, size_bytes=len(DATA))
+        patch(api, id_, 0, DATA[:100])
+        if stranger:
+            with transaction() as session:
+                number = service.claim(session, make_project_of(id_), id_, 60).appends
+            writer = get_storage().partial(id_).append(100)
+            writer.write(DATA[100:200])
+            with transaction() as session:
+                service.end(session, make_project_of(id_), id_, number, writer.close())
+        patch(api, id_, 200 if stranger else 100, DATA[200 if stranger else 100 : 1000])
+        patch(api, id_, 1000, DATA[1000:])
+        assert api.get(f"/v1/uploads/{id_}").json()["sha256"] == SHA
+
+
+def test_a_hash_is_for_the_next_request_alone() -> None:
+    whole = digests.take("upl_a", 1, 0)
+    assert whole is not None
+    whole.update(DATA)
+    for appends, offset in ((3, len(DATA)), (2, 1)):
+        digests.leave("upl_a", 1, len(DATA), whole)
+        assert digests.take("upl_a", appends, offset) is None
+    digests.leave("upl_a", 1, len(DATA), whole)
+    assert digests.take("upl_a", 2, len(DATA)) is whole
+    assert digests.take("upl_a", 2, len(DATA)) is None
