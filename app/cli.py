@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.commands import admin, catalog, check, compare, jobs, optimize, resources, retention, service, webhooks
+from app.commands import (
+    account,
+    admin,
+    catalog,
+    check,
+    compare,
+    jobs,
+    optimize,
+    resources,
+    retention,
+    service,
+    webhooks,
+)
 from app.commands.common import EXPECTED, show_error
 
 app = typer.Typer(
@@ -45,6 +57,8 @@ app.command(rich_help_panel=SERVICE)(service.worker)
 app.command(rich_help_panel=SERVICE)(service.migrate)
 app.command(rich_help_panel=SERVICE)(retention.gc)
 app.command(rich_help_panel=SERVICE)(retention.verify)
+app.command(rich_help_panel=ADMIN)(account.usage)
+app.command(rich_help_panel=ADMIN)(account.audit)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=ADMIN)
 app.add_typer(admin.keys, name="keys", rich_help_panel=ADMIN)
 app.add_typer(admin.projects, name="projects", rich_help_panel=ADMIN)

@@ -221,6 +221,14 @@ class Client:
         """The live workers."""
         return list(self._pages("workers", {}))
 
+    # --- the project
+
+    def usage(self, **query: str | None) -> Json:
+        """What the project holds, may and had computed; `from`, `to` and `project` as the API names them."""
+        return self._transport.json(
+            "GET", "usage", params={name: text for name, text in query.items() if text is not None}
+        )
+
     # --- webhooks
 
     def create_webhook(self, url: str) -> Json:

@@ -27,7 +27,8 @@ class Unreachable(Exception):
 class Transport:
     """A connection to one service, with one key; it belongs to one thread.
 
-    Network errors and answers that say "later" are tried again with growing pauses. Every POST carries an
+    Network errors and answers that say "later" are tried again with growing pauses, or when `Retry-After` says; a key that
+    has used up its requests waits for as long as `patience_seconds`. Every POST carries an
     `Idempotency-Key`, so that trying again never does a thing twice.
     """
 
@@ -67,8 +68,10 @@ class Transport:
 
     def retried(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """What `send` gives, once it is no error; see `send` for what is raised. `send` can be called again."""
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
+        attempt, deadline = 0, time.monotonic() + self.patience_seconds
+        while True:
+            attempt += 1
+            last = attempt == ATTEMPTS
             try:
                 response = send()
             except httpx.TransportError as error:
@@ -76,7 +79,7 @@ class Transport:
                     raise Unreachable(
                         f"{self.url} does not answer: {error or type(error).__name__}"
                     ) from error
-                pause(attempt, None)
+                pause(attempt - 1, None)
                 continue
             except httpx.InvalidURL as error:
                 raise Unreachable(f"{self.url} is no address: {error}") from error
@@ -84,10 +87,12 @@ class Transport:
                 return response
             response.read()
             response.close()
-            if last or response.status_code not in TRANSIENT:
-                raise ApiProblem(problem_of(response), refused=response.status_code < 500)
+            problem = ApiProblem(problem_of(response), refused=response.status_code < 500)
+            if problem.code == "rate_limited" and time.monotonic() < deadline:
+                attempt -= 1  # the service is well, and says when to come again
+            elif last or not passes(problem):
+                raise problem
             pause(attempt, response.headers.get("Retry-After"))
-        raise AssertionError("the last attempt returns or raises")
 
     def patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer, for as long as our patience lasts: services restart."""
@@ -97,11 +102,16 @@ class Transport:
             try:
                 return ask()
             except (Unreachable, ApiProblem) as error:
-                passing = isinstance(error, Unreachable) or error.status in TRANSIENT
+                passing = isinstance(error, Unreachable) or passes(error)
                 if not passing or time.monotonic() > deadline:
                     raise
             pause(attempt, None)
             attempt += 1
+
+
+def passes(problem: ApiProblem) -> bool:
+    """Whether the same request may succeed soon. A quota is not given back by waiting a little."""
+    return problem.status in TRANSIENT and problem.code != "quota_exceeded"
 
 
 def is_loopback(url: str) -> bool:

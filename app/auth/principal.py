@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.auth import quotas, service
+from app.auth import limits, service
 from app.auth.service import Principal, Scope
 from app.auth.tables import DEFAULT_PROJECT
 from app.config import get_settings
@@ -95,7 +95,7 @@ def _identify(request: Request, credentials: HTTPAuthorizationCredentials | None
         RateLimited: the client's address has tried too many.
     """
     most = get_settings().address_max_wrong_keys_per_minute
-    if most == quotas.NO_LIMIT or request.client is None:
+    if most == limits.NO_LIMIT or request.client is None:
         return _authenticate(credentials)
     address = request.client.host
     get_rates().refuse_blocked(address)

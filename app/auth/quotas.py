@@ -1,7 +1,7 @@
 """What a project may use: bytes stored, jobs that wait and run. Who would pass a limit is answered 429 `quota_exceeded`.
 
-A check that must not be raced past locks the project's row until the transaction ends: what another transaction adds meanwhile
-is counted by whoever comes second. A project without the limit pays one lookup and locks nothing.
+A check that must not be raced past locks the project's row until the transaction ends, so that whoever comes second counts what
+the first added. A project without the limit pays one lookup and locks nothing.
 """
 
 from dataclasses import dataclass
@@ -10,60 +10,15 @@ from sqlalchemy import CompoundSelect, delete, func, select, union
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
-from app.auth.tables import Project
-from app.config import get_settings
+from app.auth.limits import limits_of, lock
 from app.datasets.tables import Dataset
-from app.db import db_now
 from app.errors import QuotaExceeded
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, StepResult
 from app.models.tables import Model
-from app.references import release
+from app.references import chunks, release
+from app.retention.steps import surplus
 from app.uploads.tables import Upload
-
-NO_LIMIT = 0  # of a project, and of the installation; a project's None is the installation's
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits that hold for a project; None: no limit."""
-
-    max_stored_bytes: int | None
-    max_queued_jobs: int | None
-    max_running_jobs: int | None
-    max_requests_per_minute: int | None
-
-
-def effective(own: int | None, everybodys: int) -> int | None:
-    """The limit that holds where a project has `own` (None: the installation's), None where there is none."""
-    limit = everybodys if own is None else own
-    return None if limit == NO_LIMIT else limit
-
-
-def limits_of(session: Session, project_id: str) -> Limits:
-    """The limits that hold for a project."""
-    settings = get_settings()
-    own = session.execute(
-        select(
-            Project.max_stored_bytes,
-            Project.max_queued_jobs,
-            Project.max_running_jobs,
-            Project.max_requests_per_minute,
-        ).where(Project.id == project_id)
-    ).one()
-    return Limits(
-        effective(own.max_stored_bytes, settings.project_max_stored_bytes),
-        effective(own.max_queued_jobs, settings.project_max_queued_jobs),
-        effective(own.max_running_jobs, settings.project_max_running_jobs),
-        effective(own.max_requests_per_minute, settings.key_max_requests_per_minute),
-    )
-
-
-def lock(session: Session, project_id: str) -> None:
-    """Let nobody else check a limit of the project before this transaction ends. Rows of the project can still be added."""
-    session.execute(
-        select(Project.id).where(Project.id == project_id).with_for_update(key_share=True)
-    ).one_or_none()
 
 
 def stored_bytes(session: Session, project_id: str, *, with_steps: bool = True) -> int:
@@ -78,12 +33,32 @@ def stored_bytes(session: Session, project_id: str, *, with_steps: bool = True) 
     return int(whole or 0) + int(arriving or 0)
 
 
-def storage_left(session: Session, project_id: str) -> int | None:
-    """Bytes that an upload may bring now, stored steps counted as free: they give way. None: no limit."""
+@dataclass
+class StorageRoom:
+    """What an upload may still bring while it streams. No lock is held meanwhile: `check_storage` has the last word."""
+
+    limit_bytes: int | None
+    left_bytes: int
+
+    def take(self, size_bytes: int) -> None:
+        """Use up some of it.
+
+        Raises:
+            QuotaExceeded: there is not as much.
+        """
+        if self.limit_bytes is None:
+            return
+        if size_bytes > self.left_bytes:
+            raise storage_exceeded(self.limit_bytes)
+        self.left_bytes -= size_bytes
+
+
+def storage_room(session: Session, project_id: str) -> StorageRoom:
+    """What an upload of the project may bring now; stored steps count as free, since they give way."""
     limit = limits_of(session, project_id).max_stored_bytes
     if limit is None:
-        return None
-    return max(0, limit - stored_bytes(session, project_id, with_steps=False))
+        return StorageRoom(None, 0)
+    return StorageRoom(limit, limit - stored_bytes(session, project_id, with_steps=False))
 
 
 def check_storage(session: Session, project_id: str, more_bytes: int) -> None:
@@ -159,28 +134,15 @@ def _blobs(project_id: str, *, with_steps: bool) -> CompoundSelect[tuple[str, in
 
 def _forget_steps(session: Session, project_id: str, excess_bytes: int) -> None:
     """Make room: forget stored steps, those first that were not used for longest. Never what a running job may have used."""
-    running = select(func.min(Job.started_at)).where(
-        Job.project_id == project_id, Job.status.in_((JobStatus.RUNNING, JobStatus.CANCELLING))
-    )
-    before = func.coalesce(running.scalar_subquery(), db_now())
-    oldest = (
-        select(StepResult.digest, StepResult.size_bytes, StepResult.last_used_at)
-        .where(StepResult.project_id == project_id, StepResult.last_used_at < before)
-        .order_by(StepResult.last_used_at)
-    )
-    forgotten = []
-    for step in session.execute(oldest):
-        if excess_bytes <= 0:
-            break
-        forgotten.append(step)
-        excess_bytes -= step.size_bytes
-    if forgotten:
+    steps_bytes = stored_bytes(session, project_id) - stored_bytes(session, project_id, with_steps=False)
+    found = surplus(session, project_id, max(0, steps_bytes - excess_bytes))
+    for some in chunks(found.trees):
         session.execute(
             delete(StepResult).where(
                 StepResult.project_id == project_id,
-                StepResult.last_used_at < before,
-                StepResult.last_used_at <= forgotten[-1].last_used_at,
+                StepResult.digest.in_(some),
+                StepResult.last_used_at < found.unused_since,
             ),
             execution_options={"synchronize_session": False},
         )
-        release(session, trees=[step.digest for step in forgotten])
+    release(session, trees=found.trees)

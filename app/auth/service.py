@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import record
 from app.audit.tables import AuditEntry
-from app.auth import quotas
+from app.auth.limits import effective
 from app.auth.tables import DEFAULT_PROJECT, ApiKey, Project
 from app.config import get_settings
 from app.db import db_now
@@ -96,7 +96,7 @@ def authenticate(session: Session, token: str) -> tuple[Principal, bool] | None:
     if row is None or not hmac.compare_digest(row[0].secret_sha256, _digest(secret)):
         return None
     key = row[0]
-    per_minute = quotas.effective(row[2], get_settings().key_max_requests_per_minute)
+    per_minute = effective(row[2], get_settings().key_max_requests_per_minute)
     return Principal(key.project_id, key.id, frozenset(key.scopes), per_minute), bool(row[1])
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
 from app.auth import quotas
+from app.auth.limits import Limits, limits_of
 from app.datasets.tables import Dataset
 from app.jobs import fairness
 from app.jobs.tables import Consumption, Job, StepResult
@@ -39,7 +40,7 @@ class Usage:
     jobs: dict[str, int]
     queued_jobs: int
     running_jobs: int
-    limits: quotas.Limits
+    limits: Limits
     consumed: Consumed
 
 
@@ -68,7 +69,7 @@ def usage(
         jobs={row[0]: row[1] for row in by_status},
         queued_jobs=quotas.count_queued(session, project_id),
         running_jobs=fairness.count_running(session, project_id),
-        limits=quotas.limits_of(session, project_id),
+        limits=limits_of(session, project_id),
         consumed=_consumed(
             session,
             project_id,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
+from app.auth.quotas import StorageRoom
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams, MalformedRequest, PayloadTooLarge, UnsupportedMediaType
 from app.http.problems import field_path, invalid_params
@@ -35,19 +36,21 @@ class Form(Generic[Fields]):
     fields: Fields
 
 
-async def receive_form(request: Request, schema: type[Fields]) -> Form[Fields]:
-    """Receive a file with the fields of `schema`; a field of type `list[str]` may be repeated.
+async def receive_form(request: Request, schema: type[Fields], room: StorageRoom) -> Form[Fields]:
+    """Receive a file that fits into `room`, with the fields of `schema`; a field of type `list[str]` may be repeated.
 
     No transaction is open while bytes stream.
 
     Raises:
-        UnsupportedMediaType, MalformedRequest, InvalidParams, PayloadTooLarge, UploadStalled, DiskFull
+        UnsupportedMediaType, MalformedRequest, InvalidParams, PayloadTooLarge, QuotaExceeded, UploadStalled, DiskFull
     """
     limit = get_settings().max_upload_bytes
     boundary = _boundary(request)
-    if int(request.headers.get("content-length", "0")) > limit + OVERHEAD_BYTES:
+    declared = int(request.headers.get("content-length", "0")) - OVERHEAD_BYTES
+    if declared > limit:
         raise PayloadTooLarge(f"the upload is larger than {limit} bytes")
-    form = _Parser(boundary, schema, lambda: get_storage().writer(limit))
+    replace(room).take(declared)  # refuse it before it begins
+    form = _Parser(boundary, schema, room, lambda: get_storage().writer(limit))
     try:
         await receive_into(form.write, request)
         return await run_in_threadpool(form.finish)
@@ -75,7 +78,14 @@ def _boundary(request: Request) -> bytes:
 class _Parser(Generic[Fields]):
     """The parser's callbacks: collects small fields, passes the file on."""
 
-    def __init__(self, boundary: bytes, schema: type[Fields], open_writer: Callable[[], BlobWriter]):
+    def __init__(
+        self,
+        boundary: bytes,
+        schema: type[Fields],
+        room: StorageRoom,
+        open_writer: Callable[[], BlobWriter],
+    ):
+        self._room = room
         self._schema = schema
         self._open_writer = open_writer
         self._writer: BlobWriter | None = None
@@ -192,6 +202,7 @@ class _Parser(Generic[Fields]):
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part_name == FILE_PART and self._writer is not None:
+            self._room.take(end - start)
             self._writer.write(memoryview(data)[start:end])
         elif len(self._part_value) + end - start > MAX_FIELD_BYTES:
             raise PayloadTooLarge(f"the field is larger than {MAX_FIELD_BYTES} bytes", param=self._part_name)

@@ -6,7 +6,7 @@ from sqlalchemy import Select, func, or_, select, true
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.auth import quotas
+from app.auth.limits import NO_LIMIT, limits_of, lock
 from app.auth.tables import Project
 from app.config import get_settings
 from app.jobs.status import JobStatus
@@ -53,14 +53,14 @@ def next_in_line(session: Session, queue: str) -> Next | None:
 
 def take_place(session: Session, project_id: str) -> bool:
     """Whether one more job of the project may run. If so, nobody else takes that place before this transaction ends."""
-    limit = quotas.limits_of(session, project_id).max_running_jobs
+    limit = limits_of(session, project_id).max_running_jobs
     if limit is None:
         return True
     try:
         with (
             session.begin_nested()
         ):  # left by an error, it gives the lock back: nobody waits for one while holding another
-            quotas.lock(session, project_id)
+            lock(session, project_id)
             if count_running(session, project_id) >= limit:
                 raise _Full
     except _Full:
@@ -73,7 +73,7 @@ def ring_next(session: Session, project_id: str) -> None:
 
     The messages of those that wait were used up when they might not run. One is sent to each queue that holds some.
     """
-    if quotas.limits_of(session, project_id).max_running_jobs is None:
+    if limits_of(session, project_id).max_running_jobs is None:
         return
     queue = NO_QUEUE
     while (waiting := _oldest_behind(session, project_id, queue)) is not None:
@@ -105,8 +105,8 @@ def _running() -> Select[int]:
 
 def _may_run(running: ColumnElement[int], own: ColumnElement[int | None]) -> ColumnElement[bool]:
     everybodys = get_settings().project_max_running_jobs
-    within_default = running < everybodys if everybodys != quotas.NO_LIMIT else true()
-    return or_(own == quotas.NO_LIMIT, running < own, own.is_(None) & within_default)
+    within_default = running < everybodys if everybodys != NO_LIMIT else true()
+    return or_(own == NO_LIMIT, running < own, own.is_(None) & within_default)
 
 
 class _Full(Exception):

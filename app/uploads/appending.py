@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.auth.quotas import storage_room
 from app.config import get_settings
 from app.db import transaction
 from app.errors import Conflict, NotFound, PayloadTooLarge, UploadMismatch
@@ -34,7 +35,7 @@ async def append(
         Conflict: the offset is another, it is complete, or another request appends to it.
         UploadMismatch, PayloadTooLarge: what came is not what was announced, or too much; the upload is gone.
         UploadStalled: nothing came for too long; what came is kept.
-        DiskFull: what fitted is kept.
+        QuotaExceeded, DiskFull: what fitted is kept.
     """
     appender = await run_in_threadpool(_Appender, project_id, upload_id, offset_bytes)
     keeper = asyncio.create_task(appender.keep())
@@ -61,6 +62,7 @@ class _Appender:
         self._held_until = time.monotonic() + self._lease_seconds
         with transaction() as session:
             self._upload = service.claim(session, project_id, upload_id, self._lease_seconds)
+            self._room = storage_room(session, project_id)  # what came before counts as stored
         self._hold = project_id, upload_id, self._upload.appends
         self._limit = self._upload.size_bytes or settings.max_upload_bytes
         self._partial = get_storage().partial(upload_id)
@@ -97,6 +99,7 @@ class _Appender:
         if time.monotonic() > self._held_until:
             raise self._lost()
         room = self._limit - self.offset_bytes
+        self._room.take(min(len(data), room))
         self._writer.write(memoryview(data)[:room])
         if self._sha256 is not None:
             self._sha256.update(memoryview(data)[:room])

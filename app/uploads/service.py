@@ -4,6 +4,8 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.audit.service import record
+from app.auth.quotas import check_storage
 from app.config import get_settings
 from app.db import after_commit, db_now
 from app.errors import Conflict, NotFound, PayloadTooLarge
@@ -22,6 +24,7 @@ def create(session: Session, project_id: str, request: UploadRequest) -> Upload:
 
     Raises:
         PayloadTooLarge: it is larger than this service takes.
+        QuotaExceeded: with it, the project would store more than it may.
     """
     limit = get_settings().max_upload_bytes
     if request.size_bytes is not None and request.size_bytes > limit:
@@ -30,11 +33,13 @@ def create(session: Session, project_id: str, request: UploadRequest) -> Upload:
             param="size_bytes",
             hint="upload a smaller file, or raise BURNISH_MAX_UPLOAD_BYTES",
         )
+    check_storage(session, project_id, request.size_bytes or 0)
     upload = Upload(
         id=new_id("upl"), project_id=project_id, **request.model_dump(), offset_bytes=0, expires_at=_expiry()
     )
     session.add(upload)
     session.flush()
+    record(session, project_id, "upload.created", upload.id, name=upload.name, size_bytes=upload.size_bytes)
     return upload
 
 
@@ -83,6 +88,7 @@ def answer(upload: Upload, offset_bytes: int) -> UploadAnswer:
 def remove(session: Session, project_id: str, upload_id: str) -> None:
     """Forget an upload and its bytes. Raises NotFound."""
     upload = find(session, project_id, upload_id, lock=True)
+    record(session, project_id, "upload.deleted", upload_id, name=upload.name)
     session.delete(upload)
     _forget_bytes(session, upload.id, upload.digest)
 

@@ -8,9 +8,12 @@ from fastapi import Depends, Request
 from pydantic import Field, ValidationError, create_model
 from python_multipart.multipart import parse_options_header
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.auth.principal import require
+from app.auth.quotas import StorageRoom, storage_room
 from app.auth.service import Principal
+from app.db import transaction
 from app.http.multipart import FILE_PART, Fields, receive_form
 from app.http.problems import field_path, invalid_params
 from app.storage import Blob
@@ -53,15 +56,23 @@ def source_of(schema: type[Fields]) -> Callable[..., Awaitable[Source[Fields]]]:
 
     named = _naming_an_upload(schema)
 
-    async def receive(request: Request, _: Annotated[Principal, Depends(require("write"))]) -> Source[Fields]:
+    async def receive(
+        request: Request, principal: Annotated[Principal, Depends(require("write"))]
+    ) -> Source[Fields]:
         media_type, _options = parse_options_header(request.headers.get("content-type"))
         if media_type == b"application/json":
             fields = _read(await request.body(), named)
             return Source(fields, None, "", fields.upload)  # type: ignore[attr-defined]
-        form = await receive_form(request, schema)
+        room = await run_in_threadpool(_room, principal.project_id)
+        form = await receive_form(request, schema, room)
         return Source(form.fields, form.blob, form.filename, None)
 
     return receive
+
+
+def _room(project_id: str) -> StorageRoom:
+    with transaction(readonly=True) as session:
+        return storage_room(session, project_id)
 
 
 def file_body(schema: type[Fields]) -> dict[str, Any]:

@@ -241,3 +241,38 @@ def test_damage_leaves_no_file(answer: Answer, tmp_path: Path) -> None:
     ):
         client.download("art_1", tmp_path / "engine.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+def refusal(code: str, **headers: str) -> Answer:
+    said = {**PROBLEM, "status": 429, "code": code}
+    return say(429, json.dumps(said).encode(), Content_Type="application/problem+json", **headers)
+
+
+def test_a_key_that_used_up_its_requests_comes_again_when_it_is_told() -> None:
+    limited = [refusal("rate_limited", Retry_After="0") for _ in range(transport.ATTEMPTS + 2)]
+    with scripted(*limited, reply(JOB)) as script, Client(script.url, "key") as client:
+        assert client.show("jobs", "job_1") == JOB
+    assert len(script.requests) == transport.ATTEMPTS + 3
+
+
+def test_patience_with_a_limit_ends() -> None:
+    limited = refusal("rate_limited", Retry_After="0")
+    with (
+        scripted(limited) as script,
+        Client(script.url, "key", patience_seconds=0) as client,
+        pytest.raises(ApiProblem) as caught,
+    ):
+        client.show("jobs", "job_1")
+    assert caught.value.code == "rate_limited"
+    assert len(script.requests) == transport.ATTEMPTS
+
+
+def test_a_quota_that_is_used_up_is_told_at_once() -> None:
+    with (
+        scripted(refusal("quota_exceeded")) as script,
+        Client(script.url, "key") as client,
+        pytest.raises(ApiProblem) as caught,
+    ):
+        client.submit({})
+    assert caught.value.refused
+    assert len(script.requests) == 1

@@ -1,0 +1,5 @@
+"""The API of the folder beside, served."""
+
+from tests.app.api.conftest import server
+
+__all__ = ["server"]
