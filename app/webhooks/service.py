@@ -101,6 +101,7 @@ def send_test(session: Session, project_id: str, webhook_id: str) -> WebhookDeli
     """
     find(session, project_id, webhook_id)
     delivery = outbox.add(session, project_id, webhook_id, outbox.TEST, {"webhook": webhook_id})
+    record(session, project_id, "webhook.tested", webhook_id)
     session.refresh(delivery)
     return delivery
 

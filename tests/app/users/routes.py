@@ -18,6 +18,7 @@ from app.ids import new_id
 from app.jobs import service as jobs
 from app.jobs.schemas import JobRequest
 from app.uploads.tables import Upload
+from app.webhooks.tables import Webhook
 from tests.app.api.support import make_key, make_project
 from tests.app.jobs.factories import (
     RUNTIME,
@@ -180,6 +181,14 @@ TABLE: dict[tuple[str, str], Call] = {
         "installation", [lambda things: {"json": {"max_queued_jobs": 7}}], "project.changed"
     ),
     ("DELETE", "/v1/projects/{project_id}"): Call("installation", action="project.deleted"),
+    ("POST", "/v1/webhooks"): Call(
+        "admin", [lambda things: {"json": {"url": "https://93.184.216.34/hook"}}], "webhook.created"
+    ),
+    ("GET", "/v1/webhooks"): Call("admin"),
+    ("GET", "/v1/webhooks/{webhook_id}"): Call("admin"),
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries"): Call("admin"),
+    ("POST", "/v1/webhooks/{webhook_id}/test"): Call("admin", action="webhook.tested"),
+    ("DELETE", "/v1/webhooks/{webhook_id}"): Call("admin", action="webhook.deleted"),
     ("GET", "/v1/usage"): Call(  # without an end, an answer tells the time
         "read",
         [lambda things: {"params": {"from": "2020-01-01T00:00:00Z", "to": "2120-01-01T00:00:00Z"}}],
@@ -215,6 +224,8 @@ def make_things(project: str = DEFAULT_PROJECT) -> dict[str, str]:
     upload = new_id("upl")
     with transaction() as session:
         digest = session.get_one(Artifact, artifact).digest
+        webhook = Webhook(id=new_id("whk"), project_id=project, url="https://x.invalid/", secret="whsec_")
+        session.add(webhook)
         session.add(
             Upload(id=upload, project_id=project, name="upload", size_bytes=5, expires_at=db_now(3600))
         )
@@ -226,6 +237,7 @@ def make_things(project: str = DEFAULT_PROJECT) -> dict[str, str]:
         "artifact_id": artifact,
         "artifact_digest": digest,
         "upload_id": upload,
+        "webhook_id": webhook.id,
         "key_id": f"key_{make_key('read', project=project).split('_')[1]}",
         "project_id": make_project(new_id("empty")),
     }
