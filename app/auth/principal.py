@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -17,6 +19,7 @@ from app.db import transaction
 from app.errors import Forbidden, Unauthorized
 from app.http.rates import get_rates
 
+log = structlog.get_logger(__name__)
 bearer = HTTPBearer(auto_error=False, bearerFormat="brn_…", description="An API key: `Bearer brn_…`.")
 
 
@@ -123,6 +126,14 @@ def _authenticate(credentials: HTTPAuthorizationCredentials | None) -> Principal
         )
     principal, due = known
     if due:
-        with transaction() as session:
-            service.touch_key(session, principal.key_id)
+        _note_use(principal.key_id)
     return principal
+
+
+def _note_use(key_id: str) -> None:
+    """Where the database cannot take it, its disk being full for one, what the key may do is done all the same."""
+    try:
+        with transaction() as session:
+            service.touch_key(session, key_id)
+    except OperationalError as error:
+        log.warning("key_use_not_noted", error=str(error.orig))

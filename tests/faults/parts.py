@@ -1,6 +1,7 @@
 """The parts of an installation as real processes that can be killed at any moment, and an init system that restarts them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,11 @@ class Postgres(Program):
         if self.alive:
             self._guard.dismiss()
             self.stop(signal.SIGQUIT)
+
+    def own(self, folder: Path) -> None:
+        """Let it write into a folder."""
+        if self._user is not None:
+            shutil.chown(folder, self._user)
 
     def through_socket(self) -> str:
         """Its address, as psycopg takes it."""
