@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Select, func, or_, select, true
+from sqlalchemy import Select, SQLColumnExpression, func, not_, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -49,6 +49,12 @@ def next_in_line(session: Session, queue: str) -> Next | None:
         .limit(1)
     ).one_or_none()
     return None if found is None else Next(found.job, found.id)
+
+
+def full_projects(session: Session) -> list[str]:
+    """The projects that run as many jobs as they may: a message for their others would be for nothing."""
+    running = _running().where(Job.project_id == Project.id).correlate(Project).scalar_subquery()
+    return list(session.scalars(select(Project.id).where(not_(_may_run(running, Project.max_running_jobs)))))
 
 
 def take_place(session: Session, project_id: str) -> bool:
@@ -103,10 +109,9 @@ def _running() -> Select[int]:
     )
 
 
-def _may_run(running: ColumnElement[int], own: ColumnElement[int | None]) -> ColumnElement[bool]:
-    everybodys = get_settings().project_max_running_jobs
-    within_default = running < everybodys if everybodys != NO_LIMIT else true()
-    return or_(own == NO_LIMIT, running < own, own.is_(None) & within_default)
+def _may_run(running: ColumnElement[int], own: SQLColumnExpression[int | None]) -> ColumnElement[bool]:
+    limit = func.coalesce(own, get_settings().project_max_running_jobs)
+    return or_(limit == NO_LIMIT, running < limit)
 
 
 class _Full(Exception):

@@ -16,7 +16,7 @@ from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
 from app.jobs import changes
-from app.jobs.fairness import next_in_line, take_place
+from app.jobs.fairness import full_projects, next_in_line, take_place
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
@@ -200,11 +200,11 @@ def abandon(session: Session, max_attempts: int) -> None:
 
 
 def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
-    """How many jobs wait in each queue in which the message of one is older than `resend_seconds`."""
+    """How many jobs that may run wait in each queue in which the message of one is older than `resend_seconds`."""
     oldest = func.min(Job.sent_at)
     query = (
         select(Job.queue, func.count())
-        .where(Job.status == JobStatus.QUEUED)
+        .where(Job.status == JobStatus.QUEUED, Job.project_id.not_in(full_projects(session)))
         .group_by(Job.queue)
         .having(oldest < db_now(-resend_seconds))
     )
@@ -212,10 +212,15 @@ def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
 
 
 def stale_queued(session: Session, queue: str, resend_seconds: float) -> list[str]:
-    """Jobs of a queue whose message must be sent again; marked as sent by the same statement."""
+    """Jobs of a queue that may run and whose message must be sent again; marked as sent by the same statement."""
     statement = (
         update(Job)
-        .where(Job.status == JobStatus.QUEUED, Job.queue == queue, Job.sent_at < db_now(-resend_seconds))
+        .where(
+            Job.status == JobStatus.QUEUED,
+            Job.queue == queue,
+            Job.sent_at < db_now(-resend_seconds),
+            Job.project_id.not_in(full_projects(session)),
+        )
         .values(sent_at=db_now())
         .returning(Job.id)
     )

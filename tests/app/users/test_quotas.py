@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from app.auth import quotas
 from app.auth.tables import DEFAULT_PROJECT, Project
@@ -150,6 +150,30 @@ def test_the_next_is_rung_for_when_one_ends(burnish: Settings) -> None:
     depth = queue_depth(QUEUE)
     assert finish(third, 1)
     assert queue_depth(QUEUE) == depth  # nobody had to wait: their own messages are there
+
+
+@pytest.mark.parametrize("everybodys", [0, 1])
+def test_nobody_is_rung_for_who_may_not_run(
+    burnish: Settings, monkeypatch: pytest.MonkeyPatch, everybodys: int
+) -> None:
+    monkeypatch.setattr(burnish, "project_max_running_jobs", everybodys)
+    offer(RUNTIME)
+    limit(max_running_jobs=None if everybodys else 1)
+    first, second = make_job(), make_job()
+
+    def to_ring_again() -> list[str]:
+        with transaction() as session:
+            session.execute(update(Job).values(sent_at=db_now(-60)))
+            waiting = lease.queued_by_queue(session, 30).get(QUEUE, 0)
+            stale = lease.stale_queued(session, QUEUE, 30)
+        assert len(stale) == waiting
+        return sorted(stale)
+
+    assert to_ring_again() == sorted([first, second])
+    assert claim_next(first) == first
+    assert to_ring_again() == []
+    assert finish(first, 1)
+    assert to_ring_again() == [second]
 
 
 @pytest.mark.parametrize(("own", "everybodys", "allowed"), [(None, 2, 2), (1, 2, 1), (0, 2, 4), (None, 0, 4)])
