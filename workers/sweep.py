@@ -1,5 +1,6 @@
 """What repairs: a loop in every worker, one at a time by a lock in the database."""
 
+import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -11,23 +12,30 @@ from app.fleet.tables import Worker
 from app.jobs import lease
 from app.models.tables import Model
 from app.queue import INSPECT_QUEUE, queue_depth, send_inspect, send_job
-from workers import running, scratch
+from workers import orphans, running, scratch
+from workers.clock import DatabaseClock
 
 LOCK_KEY = 0x6275726E697368  # "burnish"
 FORGET_SECONDS = 30 * 24 * 3600.0  # until then, a job for what only this worker offered waits for it
+
+log = structlog.get_logger(__name__)
+_clock = DatabaseClock()
 
 
 def sweep() -> None:
     """Settle lost jobs, ring again for what was not heard, forget old workers, remove abandoned folders."""
     settle()
-    ring_again()
     remove_abandoned()
+    ring_again()  # last: it fails while the broker is away
 
 
 def settle() -> None:
-    """End or queue again the jobs whose lease or time is over."""
+    """End or queue again the jobs whose lease or time is over.
+
+    After a jump of the database's clock (a suspended laptop, a clock that was set) the holders get the time to renew first.
+    """
     with transaction() as session:
-        if alone(session):
+        if _clock.steady(session) and alone(session):
             lease.expire(session, get_settings().max_attempts)
             session.execute(delete(Worker).where(Worker.last_seen_at < db_now(-FORGET_SECONDS)))
 
@@ -56,7 +64,7 @@ def ring_again() -> None:
 
 
 def remove_abandoned() -> None:
-    """Remove the scratch folders of this host whose attempts nobody holds."""
+    """Remove the scratch folders of this host whose attempts nobody holds, and what still runs of them."""
     root = get_settings().scratch_path
     for folder in root.iterdir() if root.is_dir() else ():
         owner = scratch.owner(folder.name)
@@ -65,6 +73,8 @@ def remove_abandoned() -> None:
         with transaction(readonly=True) as session:
             held = _held(session, *owner)
         if not held:
+            if (left := orphans.kill(folder.name)) > 0:
+                log.warning("orphans_killed", attempt=folder.name, processes=left)
             scratch.remove(folder)
 
 

@@ -180,7 +180,7 @@ class Killer:
 
 
 def check(database_url: str, said: Said) -> Counter[str]:
-    """Every job that was answered is there, once, ended as its client saw, with one result. How many ended how."""
+    """Every job that was answered is there, once, ended as its client saw, with one result. How many ended how, and why."""
     assert not said.wrong, said.wrong
     engine = make_engine(database_url)
     with Session(engine) as session:
@@ -192,7 +192,7 @@ def check(database_url: str, said: Said) -> Counter[str]:
         for job in jobs.values():
             _check_job(session, job)
     engine.dispose()
-    return Counter(job.status for job in jobs.values())
+    return Counter(job.problem["detail"] if job.problem else job.status for job in jobs.values())
 
 
 def _check_job(session: Session, job: Job) -> None:
