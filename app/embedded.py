@@ -26,13 +26,15 @@ from typing import Any, TextIO
 
 import httpx
 
-from app.processes import GivenUp, Process, Program, tail_of
+from app.config import get_settings
+from app.processes import GivenUp, Process, Program, Recurring, tail_of
 
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0  # a worker gives its leases back, the API ends its open requests
 TICK_SECONDS = 0.2
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere (unix(7))
 BROKERS = ("redis-server", "valkey-server")
+FIRST_COLLECTION_SECONDS = 600.0  # after the start: whoever stops it every day collects too
 WORKER_PROCESSES = 2  # one for inspections, so that an upload never waits behind a job
 OWN_SETTINGS = (
     "BURNISH_DATABASE_URL",
@@ -67,6 +69,7 @@ class Embedded:
         self._say = say
         self._cleanup = contextlib.ExitStack()
         self._processes: list[Process] = []
+        self._collector: Recurring | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
@@ -247,6 +250,10 @@ class Embedded:
         program("inspector", python, "-m", "workers", "worker", "--queues", "inspect", "--concurrency", "1")
         program("worker", python, "-m", "workers", "worker", "--concurrency", str(self._workers))
         self._until(lambda: self._serves(began), "the service does not come up")
+        if every := get_settings().gc_hours * 3600:
+            gc = Program("gc", (python, "-m", "app.cli", "gc", "--json"), environment, logs / "gc.log")
+            first = time.monotonic() + min(every, FIRST_COLLECTION_SECONDS)
+            self._collector = Recurring(Process(gc), every, first)
 
     def _environment(self, broker_socket: Path) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
@@ -313,9 +320,13 @@ class Embedded:
                 self._say(f"{process.program.name}: {line}")
             if (event := process.tend()) is not None:
                 self._say(event)
+        if self._collector is not None and (event := self._collector.tend()) is not None:
+            self._say(event)
 
     def _stop_all(self) -> None:
         broker, others = self._processes[:1], self._processes[1:]
+        if self._collector is not None and self._collector.running:
+            others.append(self._collector.process)
         for group in (others, broker):  # workers need the broker until their end
             for process in group:
                 process.ask_to_stop()

@@ -134,6 +134,32 @@ class Process:
         return tail_of(self.program.log)
 
 
+@dataclass
+class Recurring:
+    """A program that is run anew every so many seconds, one run at a time. The same rule about threads as for a process."""
+
+    process: Process
+    every_seconds: float
+    next_at: float  # of `time.monotonic()`
+    _started: bool = False
+
+    def tend(self) -> str | None:
+        """Start it where it is time. What happened, for people: a run that failed."""
+        if self.running:
+            return None
+        status = self.process.status if self._started else None
+        self._started = time.monotonic() >= self.next_at
+        if self._started:
+            self.next_at = time.monotonic() + self.every_seconds
+            self.process.start()
+        return f"{self.process.program.name} {ended(status)}" if status else None
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self._started and self.process.status is None
+
+
 class GivenUp(Exception):
     """A program died so often that starting it again is no use."""
 

@@ -123,7 +123,8 @@ def stop(service: Up, number: signal.Signals) -> None:
     assert gone(family)
 
 
-def test_up_stop_and_up_again(tmp_path: Path) -> None:
+def test_up_stop_and_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNISH_GC_HOURS", "0.0005")
     data, home = tmp_path / "data", tmp_path / "home"
     samples = tmp_path / "samples.npz"
     np.savez(samples, x=np.zeros((4, 2), np.float32))
@@ -145,6 +146,11 @@ def test_up_stop_and_up_again(tmp_path: Path) -> None:
         assert not (tmp_path / "other").exists()
         assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["up.lock"]
 
+        collected = data / "logs" / "gc.log"
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not (collected.exists() and collected.read_text().count('"files": 0') > 1):  # again and again
+            assert time.monotonic() < end
+            time.sleep(0.2)
         stop(service, signal.SIGINT)
     with up(data, home) as service:
         assert service.api_key == key
