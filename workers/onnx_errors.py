@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import onnx
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -38,6 +39,7 @@ _UNKNOWN_OPERATOR = (
     re.compile(r"No Op registered for (?P<operator>\w+)"),
     re.compile(r"No opset import for domain '?(?P<operator>[\w.]+)"),
 )
+_FOLDER = re.compile(r"(?:/[^\s/:'\"]+)+/(?=[^\s/:'\"])")  # names of nodes look like paths too: see `explain`
 _LONGEST = 600
 
 
@@ -63,6 +65,7 @@ def explain(
 ) -> BurnishError:
     """Our error for a library's."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).strip()
+    text = _FOLDER.sub(lambda found: "" if Path(found[0]).is_dir() else found[0], text)
     node = next((found["node"] for pattern in _NODE if (found := pattern.search(text))), None)
     short = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
     if "Failed to allocate memory" in text or "bad_alloc" in text:

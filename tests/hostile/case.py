@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 READY = "ready"
 MODEL_CODES = ("invalid_model",)
-MAX_ARCHIVE_BYTES = 32 * 1024 * 1024
+MAX_ARCHIVE_BYTES = 16 * 1024 * 1024
 MAX_ARCHIVE_FILES = 1000
 
 

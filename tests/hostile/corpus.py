@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.hostile.case import Hostile
 
-_KNOWN = ("case", "forks", "judge", "corpus", "fuzzing", "conftest")
+_KNOWN = ("case", "forks", "judge", "corpus", "fuzzing", "conftest", "uploading")
 
 
 def families() -> list[str]:

@@ -1,22 +1,14 @@
 """Every hostile file is answered with a clear problem, within its time and memory, and the next one is served."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.case import READY, Hostile
 from tests.hostile.corpus import CORPUS
-from tests.hostile.forks import Forks, Outcome, forking
+from tests.hostile.forks import Forks, Outcome
 from tests.hostile.judge import faults, text_faults, texts
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """One process that forks for each file: a file that harmed it would show in every later test."""
-    with forking(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
 
 
 def test_the_corpus_is_large_and_each_file_is_different() -> None:

@@ -44,8 +44,15 @@ def _check_numbers(model: onnx.ModelProto) -> None:
             f"the model uses opset {version}; this version of Burnish knows those up to {known}",
             hint="export it with an older opset",
         )
-    for what, values in (("inputs", model.graph.input), ("outputs", model.graph.output)):
-        if len(values) > _MOST_VALUES + len(model.graph.initializer) * (what == "inputs"):
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    if not inputs:
+        raise InvalidModel(
+            "the model has no input: its outputs are always the same",
+            hint="export the network, not its result",
+        )
+    for what, values in (("inputs", inputs), ("outputs", model.graph.output)):
+        if len(values) > _MOST_VALUES:
             raise InvalidModel(f"the model has {len(values)} {what}; {_MOST_VALUES} are taken")
         for value in values:
             if len(value.name) > _MOST_SHOWN_CHARS:
