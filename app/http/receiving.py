@@ -37,7 +37,7 @@ async def receive_into(write: Callable[[bytes], None], request: Request) -> None
                 if size >= PIECE_BYTES:
                     if writing is not None:
                         stalling.reschedule(None)  # a slow disk is not the client's fault
-                        await writing
+                        await _end_of(writing)
                     writing = asyncio.ensure_future(run_in_threadpool(write, b"".join(gathered)))
                     gathered, size = [], 0
                     lively = LIVELY_BYTES
@@ -48,10 +48,18 @@ async def receive_into(write: Callable[[bytes], None], request: Request) -> None
         if not stalling.expired():
             raise
         raise UploadStalled(
-            f"fewer than {LIVELY_BYTES} bytes came within {seconds:g} seconds", hint="send it again"
+            f"fewer than {LIVELY_BYTES} bytes came within {seconds:g} seconds",
+            hint="send it again",
+            headers={"Connection": "close"},  # RFC 9110, 15.5.9: what still comes is no next request
         ) from error
     finally:
         if writing is not None:
-            await writing
+            await _end_of(writing)
         if gathered:
             await run_in_threadpool(write, b"".join(gathered))
+
+
+async def _end_of(writing: asyncio.Future[None]) -> None:
+    """Wait for a thread's work: to cancel who waits would leave the thread writing to what is closed next."""
+    await asyncio.wait({writing})
+    writing.result()
