@@ -19,7 +19,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -227,7 +226,6 @@ class Embedded:
             self._over.set()
 
     def _bring_up(self, server: Path, broker_socket: Path) -> None:
-        began = datetime.now(UTC)
         logs = self._data_dir / "logs"
         logs.mkdir(exist_ok=True)
         environment = self._environment(broker_socket)
@@ -249,7 +247,7 @@ class Embedded:
         program("api", python, "-m", "app.cli", "serve", "--fd", str(descriptor), pass_fds=(descriptor,))
         program("inspector", python, "-m", "workers", "worker", "--queues", "inspect", "--concurrency", "1")
         program("worker", python, "-m", "workers", "worker", "--concurrency", str(self._workers))
-        self._until(lambda: self._serves(began), "the service does not come up")
+        self._until(self._serves, "the service does not come up")
         if every := get_settings().gc_hours * 3600:
             gc = Program("gc", (python, "-m", "app.cli", "gc", "--json"), environment, logs / "gc.log")
             first = time.monotonic() + min(every, FIRST_COLLECTION_SECONDS)
@@ -291,7 +289,7 @@ class Embedded:
             raise EmbeddedError(f"the database cannot be prepared; {log} ends with:\n{tail_of(log)}")
         self.api_key = key_file.read_text(encoding="utf-8").strip()
 
-    def _serves(self, began: datetime) -> bool:
+    def _serves(self) -> bool:
         try:
             with httpx.Client(base_url=self.url, timeout=5.0, trust_env=False) as http:
                 if http.get("/readyz").status_code != 200:
@@ -300,10 +298,9 @@ class Embedded:
                 answer.raise_for_status()
         except httpx.HTTPError:
             return False
-        # those of an earlier run that was killed may still seem to live
-        fresh = [one for one in answer.json()["items"] if datetime.fromisoformat(one["started_at"]) >= began]
-        runtimes = [name for one in fresh for name in one["queues"] if name.startswith("runtime.")]
-        return len(fresh) >= WORKER_PROCESSES and bool(runtimes)
+        workers = answer.json()["items"]  # none of an earlier run: those were said to have stopped before
+        runtimes = [name for one in workers for name in one["queues"] if name.startswith("runtime.")]
+        return len(workers) >= WORKER_PROCESSES and bool(runtimes)
 
     def _until(self, done: Callable[[], bool], problem: str) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -1,6 +1,7 @@
 """The rules of the house that a tool or a look at the code can hold."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("app", "workers", "migrations", "demo", "benchmarks", "scripts", "tests")
 MAX_LINES = 400
 GENERATED = ROOT / "migrations/versions"  # revisions are long, and nobody reads them top to bottom
+WALL_CLOCKS = {  # who asks the host what time it is, and why neither the database's clock nor a monotonic one will do
+    "app/auth/service.py": "whether a date that an administrator gives is over, before it is stored",
+    "app/auth/usage.py": "which month is asked for",
+    "app/commands/admin.py": "a date some days from now, as the administrator at this machine counts",
+    "app/http/rates.py": "Redis counts in windows of the wall clock",
+    "app/storage/disk.py": "files carry the times of their host",
+    "app/webhooks/sender.py": "receivers hold the time of a signature against their clocks",
+    "workers/bundle/package.py": "a date for people",
+}
 INSTALLATION_WIDE = {"workers", "device_leases", "tree_files", "pauses"}  # shared by every project
 HEAVY = ("workers", "numpy", "onnx", "onnxruntime", "torch")
 
@@ -138,6 +148,16 @@ def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef
             node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         ) and not node.name.startswith("_"):
             yield node
+
+
+def test_what_waits_goes_by_a_clock_that_nobody_sets() -> None:
+    wall = re.compile(r"\btime\.time(_ns)?\(|\b(datetime|date)\.(now|utcnow|today)\(")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources("app", "workers")
+        if wall.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(WALL_CLOCKS)
 
 
 def test_nothing_is_left_to_do_later() -> None:

@@ -1,6 +1,9 @@
 """Installations whose parts fail: each test has a database of its own, and quick leases."""
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,10 @@ from sqlalchemy.engine import make_url
 
 from app.config import Settings
 from tests.conftest import fresh_postgres, installation
+from tests.faults.jobs import Start, entered
+from tests.faults.parts import Program, ending, until
 from tests.faults.proxy import Proxy, proxied
+from tests.faults.site import Site, installed
 from tests.workers.conftest import quicken
 
 
@@ -39,3 +45,34 @@ def broker_line(on_postgres: Settings) -> Iterator[tuple[Proxy, str]]:
     assert url.port is not None
     with proxied((url.host, url.port)) as proxy:
         yield proxy, f"redis://127.0.0.1:{proxy.port}/0"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """An installation on servers of its own, all of whose processes run."""
+    with installed(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def start(on_postgres: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts workers whose children do as they are told, with other settings than the test's perhaps."""
+    with ExitStack() as stack:
+        count = 0
+
+        def begin(concurrency: int = 1, **settings: str) -> Program:
+            nonlocal count
+            count += 1
+            more = {f"BURNISH_{name.upper()}": value for name, value in settings.items()}
+            program = Program(
+                f"worker {count}",
+                (sys.executable, "-m", "tests.workers.fake_worker", str(concurrency)),
+                {**os.environ, **more},
+                tmp_path / f"worker-{count}.log",
+            )
+            stack.enter_context(ending(program))
+            program.start()
+            until(lambda: entered(program.pid))
+            return program
+
+        yield begin

@@ -37,6 +37,9 @@ class Said:
     jobs: dict[str, str] = field(default_factory=dict)  # name -> id, as answered 202
     ends: dict[str, str] = field(default_factory=dict)  # id -> the end that its client saw
     wrong: list[str] = field(default_factory=list)
+    broken: list[str] = field(
+        default_factory=list
+    )  # requests that had reached a process which then went away
     retried: int = 0
 
 
@@ -49,7 +52,12 @@ class StormClient(threading.Thread):
         super().__init__(name="client")
         self._urls = urls
         self._turn = 0
-        self._http = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=30, trust_env=False)
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30,
+            limits=httpx.Limits(max_keepalive_connections=0),  # one may be closed just as it is used again
+            trust_env=False,
+        )
         self._body = body
         self._said = said
         self._over = over
@@ -114,7 +122,9 @@ class StormClient(threading.Thread):
         while time.monotonic() < deadline:
             try:
                 answer = self._http.request(method, self._url() + path, **more)
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                if not isinstance(error, httpx.ConnectError):
+                    self._said.broken.append(f"{method} {path}: {error!r}")
                 self._next()
                 continue
             if answer.status_code not in LATER:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
+from tests.faults.jobs import ended, entered, submit
 from tests.faults.parts import Program, ending, until
-from tests.faults.test_cuts import ended, entered, submit
 from tests.workers.conftest import add_model, event_kinds, quicken
 from tests.workers.test_supervisor import lines
 
@@ -94,7 +94,7 @@ def test_workers_whose_clocks_jump_keep_their_jobs(
     assert all(worker.alive for worker, _ in workers)
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.parametrize("seconds", [HOUR, pytest.param(-HOUR, marks=pytest.mark.slow)])
 def test_a_machine_whose_clock_is_the_databases_keeps_its_jobs(
     seconds: int,
     burnish_sqlite: Settings,

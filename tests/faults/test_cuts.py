@@ -1,73 +1,21 @@
 """Network cuts: between a worker and the database, a worker and the broker, the API and both."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
 
 from app.artifacts.tables import Artifact
 from app.config import Settings
-from app.db import transaction
-from app.fleet.tables import Worker
-from app.jobs.tables import Job
 from app.measurements.tables import Measurement
-from app.models.tables import Model
-from app.queue import send_job
 from tests.app.api.support import bearer, make_key
+from tests.faults.jobs import Start, ended, submit
 from tests.faults.parts import BURNISH, Program, ending, until
 from tests.faults.proxy import Line, Proxy
 from tests.services import free_port
-from tests.workers.conftest import add_job, add_model, event_kinds, read_job, rows
+from tests.workers.conftest import add_model, event_kinds, read_job, rows
 from tests.workers.test_supervisor import alive, lines
-
-Start = Callable[..., Program]
-
-
-@pytest.fixture
-def start(on_postgres: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts workers whose children do as they are told, with other settings than the test's perhaps."""
-    with ExitStack() as stack:
-        count = 0
-
-        def begin(concurrency: int = 1, **settings: str) -> Program:
-            nonlocal count
-            count += 1
-            more = {f"BURNISH_{name.upper()}": value for name, value in settings.items()}
-            program = Program(
-                f"worker {count}",
-                (sys.executable, "-m", "tests.workers.fake_worker", str(concurrency)),
-                {**os.environ, **more},
-                tmp_path / f"worker-{count}.log",
-            )
-            stack.enter_context(ending(program))
-            program.start()
-            until(lambda: entered(program.pid))
-            return program
-
-        yield begin
-
-
-def entered(pid: int) -> bool:
-    with transaction(readonly=True) as session:
-        return bool(session.scalar(select(func.count()).select_from(Worker).where(Worker.pid == pid)))
-
-
-def submit(model: Model, script: list[list[object]], **values: Any) -> Job:
-    job = add_job(model, script, **values)
-    with transaction() as session:
-        send_job(session, job.id, job.queue)
-    return job
-
-
-def ended(job: Job) -> Job:
-    until(lambda: read_job(job.id).finished_at)
-    return read_job(job.id)
 
 
 def test_a_worker_cut_from_the_database_loses_its_jobs_and_writes_nothing(
@@ -134,8 +82,13 @@ def test_a_worker_serves_again_when_a_gateway_forgot_its_connections(
     assert worker.alive
 
 
+@pytest.mark.parametrize("cut", [Line.SILENT, pytest.param(Line.RESET, marks=pytest.mark.slow)])
 def test_the_api_says_what_is_away_and_comes_back(
-    on_postgres: Settings, database_line: tuple[Proxy, str], broker_line: tuple[Proxy, str], tmp_path: Path
+    cut: Line,
+    on_postgres: Settings,
+    database_line: tuple[Proxy, str],
+    broker_line: tuple[Proxy, str],
+    tmp_path: Path,
 ) -> None:
     database, url = database_line
     broker, redis_url = broker_line
@@ -157,23 +110,22 @@ def test_the_api_says_what_is_away_and_comes_back(
     ):
         api.start()
         until(lambda: answers(client))
-        for cut in (Line.RESET, Line.SILENT):
-            database.line = cut
-            answer = client.get("/v1/jobs")
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert answer.headers["Retry-After"]
-            assert client.get("/healthz").status_code == 200
-            assert client.get("/readyz").json()["database"]["ok"] is False
-            database.line = Line.UP
-            until(lambda: client.get("/v1/jobs").status_code == 200)
-            assert client.get("/readyz").status_code == 200
+        database.line = cut
+        answer = client.get("/v1/jobs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["Retry-After"]
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").json()["database"]["ok"] is False
+        database.line = Line.UP
+        until(lambda: client.get("/v1/jobs").status_code == 200)
+        assert client.get("/readyz").status_code == 200
 
-            broker.line = cut
-            assert client.get("/readyz").json()["broker"]["ok"] is False
-            made = client.post("/v1/models", files={"file": ("m.onnx", b"abc")})
-            assert made.status_code == 201  # the sweep rings for it
-            broker.line = Line.UP
-            until(lambda: client.get("/readyz").status_code == 200)
+        broker.line = cut
+        assert client.get("/readyz").json()["broker"]["ok"] is False
+        made = client.post("/v1/models", files={"file": ("m.onnx", b"abc")})
+        assert made.status_code == 201  # the sweep rings for it
+        broker.line = Line.UP
+        until(lambda: client.get("/readyz").status_code == 200)
         assert api.alive
 
 

@@ -33,7 +33,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     with up(data, home) as service, Client(service.url, service.api_key) as client:
         job = client.wait(job_id)
         assert (job["status"], job["attempt"]) == ("succeeded", 3), job["problem"]
-        made = client._json("GET", f"jobs/{job_id}/artifacts")["items"]
+        made = client.list(f"jobs/{job_id}/artifacts")
         assert sorted(one["id"] for one in made) == sorted(job["result"]["artifacts"].values())
         until(lambda: not list((data / "scratch").iterdir()))
         service.process.send_signal(signal.SIGTERM)
