@@ -3,6 +3,7 @@
 Requests are tried again by botocore (`ATTEMPTS`, with growing pauses); reading goes on where a connection broke.
 """
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,10 +27,13 @@ MIB = 1024 * 1024
 PART_BYTES = 8 * MIB  # S3 wants 5 MiB at least; a few of these are held by each upload
 MOST_PARTS = 10_000  # of a multipart upload, by S3's rules
 COPY_BYTES = 1024 * MIB  # more are copied in parts, at once; S3 copies 5 GiB at most in one request
-IN_FLIGHT = 2
+IN_FLIGHT = 2  # parts of an upload, which hold memory
+COPIES_IN_FLIGHT = 12  # which hold none
 THREADS = 16
 BREAKS = 5  # of a connection, without a byte in between
 ATTEMPTS = 5
+
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload", "NoSuchVersion"}
 CHANGED = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
@@ -59,6 +63,7 @@ class Bucket:
         self.prefix = prefix
         self.part_bytes = part_bytes
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
+        give_back_memory()
 
     def at(self, key: str) -> dict[str, str]:
         """The parameters of a request that name an object."""
@@ -131,6 +136,9 @@ class Bucket:
             try:
                 for each in pending:
                     each.result()
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
             finally:
                 settle(pending)
 
@@ -223,11 +231,12 @@ class Multipart:
 
     def add(self, data: bytes | bytearray) -> None:
         """Send a part; `data` must not be changed after. May raise the error of an earlier part."""
-        self._submit(self._bucket.client.upload_part, Body=data)
+        self._submit(IN_FLIGHT, self._bucket.client.upload_part, Body=data)
 
     def copy(self, source: Stored, start: int, end: int) -> None:
         """Make a part from bytes of an object. May raise the error of an earlier part."""
         self._submit(
+            COPIES_IN_FLIGHT,
             self._bucket.client.upload_part_copy,
             CopySource=self._bucket.at(source.key),
             CopySourceIfMatch=source.etag,
@@ -249,8 +258,8 @@ class Multipart:
         with suppress(BurnishError), s3_errors():
             self._bucket.client.abort_multipart_upload(**self._at, UploadId=self._id)
 
-    def _submit(self, call: Any, **part: Any) -> None:
-        if len(self._pending) >= IN_FLIGHT:
+    def _submit(self, most: int, call: Any, **part: Any) -> None:
+        if len(self._pending) >= most:
             self._settle()
         self._begun += 1
         named = {**self._at, "UploadId": self._id, "PartNumber": self._begun}
@@ -263,6 +272,15 @@ class Multipart:
         sums = {name: value for name, value in made.items() if name.startswith("Checksum")}
         sums.pop("ChecksumType", None)
         self._parts.append({"PartNumber": len(self._parts) + 1, "ETag": made["ETag"], **sums})
+
+
+def give_back_memory() -> None:
+    """Let the C library give freed parts back to the system, for the rest of this process (mallopt(3)).
+
+    By itself glibc learns to keep blocks of such sizes, for each thread anew: after some uploads, ten times what they hold.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, CHUNK_BYTES)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from app.storage.s3_partial import S3Partial
 from app.storage.trees import open_regular
 
 BLOBS, INCOMING, PARTIAL = "blobs/", "incoming/", "partial/"
+CHECK_SECONDS = 2.0  # a probe that hangs keeps other parts from being asked
 LINK_SECONDS = 900  # to begin a download; a client that goes on later asks for a new link
 
 
@@ -80,11 +81,15 @@ class S3BlobWriter:
 class S3Storage(Storage):
     """Blobs in a bucket that API and workers reach; a worker keeps those that it used on its own disk."""
 
-    def __init__(self, bucket: Bucket, cache: Cache, public: Any = None):
-        """`public`: a client that signs links for the address that the service's clients know; None: there are no links."""
+    def __init__(self, bucket: Bucket, cache: Cache, public: Any = None, hasty: Bucket | None = None):
+        """`public`: a client that signs links for the address that the service's clients know; None: there are no links.
+
+        `hasty`: the same bucket, by a client that gives up soon.
+        """
         self.bucket = bucket
         self._cache = cache
         self._public = public
+        self._hasty = hasty or bucket
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "S3Storage":
@@ -93,11 +98,13 @@ class S3Storage(Storage):
         prefix = prefix.strip("/")
         # every upload must fit into the number of parts that S3 allows
         part = max(PART_BYTES, -(-settings.max_upload_bytes // MOST_PARTS))
-        bucket = Bucket(client(settings, settings.s3_endpoint), name, f"{prefix}/" if prefix else "", part)
+        place = name, f"{prefix}/" if prefix else "", part
+        bucket = Bucket(client(settings, settings.s3_endpoint, ATTEMPTS), *place)
+        hasty = Bucket(client(settings, settings.s3_endpoint, 1, CHECK_SECONDS), *place)
         public = None
         if settings.storage_presigned_downloads:
-            public = client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
-        return cls(bucket, Cache(settings.storage_cache_path, settings.storage_cache_bytes), public)
+            public = client(settings, settings.s3_public_endpoint or settings.s3_endpoint, ATTEMPTS)
+        return cls(bucket, Cache(settings.storage_cache_path, settings.storage_cache_bytes), public, hasty)
 
     def writer(self, limit_bytes: int | None = None) -> S3BlobWriter:
         """A writer for one new blob."""
@@ -138,13 +145,11 @@ class S3Storage(Storage):
             return target
         try:
             self.bucket.fetch(BLOBS + digest, target)
-            if not has_digest(target, digest):
-                raise Internal(f"the stored file {digest} is damaged", hint="upload it again")
         except NotFound as error:
             raise _unknown(digest) from error
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+        if not has_digest(target, digest):
+            target.unlink()
+            raise Internal(f"the stored file {digest} is damaged", hint="upload it again")
         target.chmod(0o444)
         self._cache.keep(digest, target)
         return target
@@ -211,7 +216,7 @@ class S3Storage(Storage):
 
     def check(self) -> None:
         """Raises Unavailable where the bucket cannot be written; leaves nothing there."""
-        Multipart(self.bucket, INCOMING + "check").abort()
+        Multipart(self._hasty, INCOMING + "check").abort()
 
     def link(self, digest: str, media_type: str, disposition: str) -> str | None:
         """A signed address that gives the blob to whoever knows it, for `LINK_SECONDS`; None where links are off."""
@@ -239,8 +244,8 @@ class S3Storage(Storage):
         return True
 
 
-def client(settings: Settings, endpoint: str) -> Any:
-    """boto3's client; what the settings leave open, credentials above all, comes from where boto3 looks."""
+def client(settings: Settings, endpoint: str, attempts: int, seconds: float = 60.0) -> Any:
+    """boto3's client, which waits so long for each answer; what the settings leave open, credentials above all, comes from where boto3 looks."""
     with s3_errors():
         return _session().client(
             "s3",
@@ -249,9 +254,9 @@ def client(settings: Settings, endpoint: str) -> Any:
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": settings.s3_addressing},
-                connect_timeout=5,
-                read_timeout=60,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                connect_timeout=min(5.0, seconds),
+                read_timeout=seconds,
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 max_pool_connections=2 * THREADS,
             ),
         )

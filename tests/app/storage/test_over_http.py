@@ -16,6 +16,7 @@ from tests.app.api.conftest import api_sqlite
 from tests.app.api.support import assert_problem
 from tests.app.jobs.factories import RUNTIME, make_artifact, make_model, offer, optimize
 from tests.app.storage.conftest import leftovers
+from tests.services import free_port
 
 __all__ = ["api_sqlite"]
 
@@ -54,8 +55,16 @@ def test_the_service_streams_whole_files_and_ranges(api: TestClient) -> None:
     assert_problem(api.get(path), 404, "not_found")
 
 
-def test_the_bucket_is_asked_whether_the_service_is_ready(api: TestClient) -> None:
+def test_the_bucket_is_asked_whether_the_service_is_ready(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert api.get("/readyz").json()["storage"] == {"ok": True, "problem": None}
+    monkeypatch.setenv("BURNISH_S3_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    get_settings.cache_clear()
+    get_storage.cache_clear()
+    answer = api.get("/readyz")
+    assert (answer.status_code, answer.json()["storage"]) == (503, {"ok": False, "problem": "Unavailable"})
+    assert answer.json()["database"]["ok"]
 
 
 def test_a_signed_address_gives_the_file_under_its_name(signing: None, api: TestClient) -> None:
