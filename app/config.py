@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     )
     s3_region: str = Field("", description="The bucket's region. Empty: what boto3 finds.")
     s3_addressing: Literal["auto", "path", "virtual"] = Field(
-        "auto", description="Whether the bucket's name goes into the path or the host name; `auto`: boto3 decides."
+        "auto",
+        description="Whether the bucket's name goes into the path or the host name; `auto`: boto3 decides.",
     )
     storage_presigned_downloads: bool = Field(
         False,
@@ -90,7 +91,9 @@ class Settings(BaseSettings):
         64 * GIB, gt=0, description="Largest upload in bytes; a larger one is 413 `payload_too_large`."
     )
     upload_hours: float = Field(
-        24.0, gt=0, description="A resumable upload to which nothing was added for longer than this is gone, in hours."
+        24.0,
+        gt=0,
+        description="A resumable upload to which nothing was added for longer than this is gone, in hours.",
     )
     upload_stall_seconds: float = Field(
         60.0,
