@@ -1,9 +1,10 @@
 """The folder that an attempt works in: laid out before, removed after."""
 
+import contextlib
+import itertools
 import os
-import shutil
 import stat
-from collections.abc import Callable
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,18 @@ def make(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, whatever rights the child left on it; nothing happens where there is none."""
-    shutil.rmtree(path, onerror=_insist)
+    """Remove a folder, whatever the child left in it; nothing happens where there is none.
+
+    Folders are moved up before they are removed, so that no nest is too deep.
+    """
+    numbers, mark = itertools.count(), uuid.uuid4().hex
+    with contextlib.suppress(FileNotFoundError):
+        while folders := _remove_files(path):
+            for folder in folders:
+                for inner in _remove_files(folder):
+                    inner.rename(path / f"{mark}.{next(numbers)}")
+                folder.rmdir()
+        path.rmdir()
 
 
 def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
@@ -119,14 +130,16 @@ def _row(session: Session, table: Any, project_id: str, id_: str) -> Any:
     return row
 
 
-def _insist(function: Callable[..., Any], path: str, error: Any) -> None:
-    """Called by rmtree where a removal failed: for want of rights on the folder, most likely."""
-    if isinstance(error[1], FileNotFoundError):
-        return
-    if not os.path.islink(path):  # noqa: PTH114 - rmtree gives text
-        for each in (Path(path).parent, Path(path)):
-            each.chmod(stat.S_IRWXU)
-    if function in (os.unlink, os.rmdir):
-        function(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+def _remove_files(folder: Path) -> list[Path]:
+    """Remove what is in a folder, whatever rights the child left on it; the folders in it, which stay."""
+    folder.chmod(stat.S_IRWXU)
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                path.chmod(stat.S_IRWXU)
+                folders.append(path)
+            else:
+                path.unlink(missing_ok=True)
+    return folders

@@ -34,5 +34,7 @@ def uploader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uploader]:
     with pytest.MonkeyPatch.context() as environment:
         for name, number in LIMITS.items():
             environment.setenv(f"BURNISH_{name}", str(number))
+        others = set(psutil.Process().children(recursive=True))  # servers of other tests
         with Embedded(folder / "data") as service, Client(service.url, service.api_key) as client:
-            yield Uploader(client, folder, psutil.Process().children(recursive=True))
+            own = [each for each in psutil.Process().children(recursive=True) if each not in others]
+            yield Uploader(client, folder, own)

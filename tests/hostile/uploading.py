@@ -1,6 +1,5 @@
 """Hostile files over HTTP to a whole service, and what must be true of it afterwards."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,19 +72,17 @@ class Uploader:
         """Scratch folders and processes of attempts that are over."""
         scratch = self.folder / "data" / "scratch"
         folders = [f"left: {path.name}" for path in scratch.iterdir()] if scratch.exists() else []
-        return folders + [f"orphan: {pid}" for pid in children()]
+        return folders + [f"orphan: {pid}" for pid in children(self.folder)]
 
 
-def children() -> list[int]:
-    """Processes that a worker of this user started for an attempt."""
+def children(folder: Path) -> list[int]:
+    """Processes that a worker of the service in a folder started for an attempt: their home is there."""
     found = []
     for process in psutil.process_iter():
         try:
-            marked = process.uids().real == os.getuid() and process.environ().get(MARK, "").startswith(
-                ("mdl_", "dat_", "job_")
-            )
-        except (psutil.Error, OSError):
+            environment = process.environ()
+        except (psutil.Error, OSError):  # gone, a zombie, or another user's
             continue
-        if marked and process.status() != psutil.STATUS_ZOMBIE:
+        if MARK in environment and environment.get("HOME", "").startswith(f"{folder}/"):
             found.append(process.pid)
     return found
