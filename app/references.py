@@ -8,13 +8,15 @@ them young, and the young stay. Where a row takes over a name (an artifact from 
 never without a row in between, and what is referenced is asked in one statement, which sees one moment.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, CompoundSelect, delete, or_, select, union
+from sqlalchemy import CTE, ColumnElement, CompoundSelect, delete, func, literal, or_, select, union
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.artifacts.tables import Artifact
@@ -28,7 +30,7 @@ from app.retention.tables import Pause, TreeFile
 from app.storage import get_storage
 from app.uploads.tables import Upload
 
-CHUNK = 500  # digests asked for at once; each is a parameter of every part of the statement
+CHUNK = 500  # digests asked for at once
 COLLECTOR = "gc"
 LET_GO = (
     "let_go"  # what a transaction releases, in its session's notes: looked after once, however much it is
@@ -74,7 +76,7 @@ def remove_unreferenced(digests: Sequence[str]) -> tuple[int, int]:
 def unreferenced(digests: Sequence[str]) -> list[str]:
     """Those of up to `CHUNK` blobs that no row refers to; none while removing is paused. `learn_trees` comes before."""
     with transaction(readonly=True) as session:
-        kept = set(session.scalars(_referenced(digests)))
+        kept = set(session.scalars(_referenced(session, digests)))
         # asked after the references: what was unreferenced before a pause began is in no copy made during it
         if paused(session):
             return []
@@ -124,10 +126,23 @@ def chunks(digests: Iterable[str]) -> Iterable[list[str]]:
     return iter(lambda: list(islice(each, CHUNK)), [])
 
 
-def _referenced(digests: Sequence[str]) -> CompoundSelect[Any]:
+def _referenced(session: Session, digests: Sequence[str]) -> CompoundSelect[Any]:
+    asked = _rows_of(session, digests)
+    held = select(TreeFile.tree, TreeFile.file).join(asked, TreeFile.file == asked.c.digest).cte("held")
     return union(
-        *(select(column).where(column.in_(digests)) for column in (*BLOBS, *TREES)),
-        select(TreeFile.file).where(TreeFile.file.in_(digests), is_named(TreeFile.tree)),
+        *(select(column).join(asked, column == asked.c.digest) for column in (*BLOBS, *TREES)),
+        # a join with each: PostgreSQL would read every named tree for one condition over all of them
+        *(select(held.c.file).join(column.class_, column == held.c.tree) for column in TREES),
+    )
+
+
+def _rows_of(session: Session, digests: Sequence[str]) -> CTE:
+    """Texts as rows, by one parameter: thousands of them would take longer than the answer."""
+    if session.get_bind().dialect.name == "postgresql":
+        listed = literal(list(digests), JSONB)
+        return select(func.jsonb_array_elements_text(listed).column_valued("digest")).cte("asked")
+    return select(func.json_each(json.dumps(digests)).table_valued("value").c.value.label("digest")).cte(
+        "asked"
     )
 
 
