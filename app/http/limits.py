@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNLIMITED_RECEIVE = "burnish.receive"
 BODY_SECONDS = 60.0  # from the first look at a body to its end
+CLOSING = {"Connection": "close"}  # what else comes of the body is not waited for
 BODILESS = frozenset({"GET", "HEAD", "DELETE"})  # nobody reads these methods' bodies
 
 
@@ -50,7 +51,8 @@ class _Limited:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as error:
-            raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} seconds") from error
+            detail = f"the body did not come within {BODY_SECONDS:g} seconds"
+            raise HTTPException(408, detail, headers=CLOSING) from error
         self._seen += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._seen > self._max_bytes:
@@ -65,4 +67,4 @@ class _Limited:
             raise self._too_large()
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the body is larger than {self._max_bytes} bytes")
+        return HTTPException(413, f"the body is larger than {self._max_bytes} bytes", headers=CLOSING)

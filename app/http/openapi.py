@@ -57,7 +57,8 @@ def _errors(method: str, path: str, operation: dict[str, Any]) -> Iterator[int]:
     yield from (400, 422, 500, 503)
     if operation.get("security"):
         yield from (401, 403, 429)
-    if "{" in path or (method == "post" and path in NAMES_OTHERS):
+    asked = {parameter["name"] for parameter in operation.get("parameters", ())}
+    if "{" in path or "project" in asked or (method == "post" and path in NAMES_OTHERS):
         yield 404
     if method in ("post", "patch", "put"):
         yield from (408, 413, 415, 507)

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -31,6 +32,13 @@ def api_sqlite(burnish_sqlite: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def server(burnish: Settings) -> Iterator[Server]:
+    with served() as server:
+        yield server
+
+
+@contextmanager
+def served() -> Iterator[Server]:
+    """This process's installation, served by uvicorn on a socket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
