@@ -123,6 +123,7 @@ class ChildProcess:
         self._rest = bytearray()
         self.said_bytes = 0
         self._closed = False
+        self.took_all_its_memory = False  # known once it is closed
         self._last_heard: float | None = time.monotonic()
         self._reaping = threading.RLock()
         self.log = ChildLog(self._process.stderr.fileno(), limits.log_chars)
@@ -212,6 +213,7 @@ class ChildProcess:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        self.took_all_its_memory |= self.group.ran_out_of_memory() and self.group.reached_its_limit()
         self.group.remove()
         return status
 

@@ -10,7 +10,7 @@ from workers.sandbox import cgroups
 
 def death_of(child: ChildProcess, status: int, oom_kills_before: int) -> BurnishError:
     """The problem of a child that ended without a last line. `status` is -N where signal N killed it."""
-    if status == -signal.SIGKILL and child.group.ran_out_of_memory() and child.group.reached_its_limit():
+    if status == -signal.SIGKILL and child.took_all_its_memory:
         return out_of_memory(
             f"the job held more than the {child.limits.memory_bytes} bytes of memory that it may"
         )

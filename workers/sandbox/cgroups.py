@@ -10,23 +10,23 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "burnish-"
 REMOVE_SECONDS = 5.0
+_REACHED = (
+    0.95  # of its limit: the kernel charges in batches, and counts failures nowhere that can be relied on
+)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A version: the names of its files, and what stands in them where there is no limit."""
+    """A version: the names of its files."""
 
     name: str
     memory: str
     swap: str
     events: str
-    reached: str  # in `events` (v2), or a file of its own (v1): how often the limit on memory was in the way
 
 
-_V1 = _Kind(
-    "cgroup v1", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control", "failcnt"
-)
-_V2 = _Kind("cgroup v2", "memory.max", "memory.swap.max", "memory.events", "oom")
+_V1 = _Kind("cgroup v1", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control")
+_V2 = _Kind("cgroup v2", "memory.max", "memory.swap.max", "memory.events")
 
 
 class Group:
@@ -36,6 +36,7 @@ class Group:
         remove_abandoned(root)
         self.memory: str | None = None
         self.processes: str | None = None
+        self._memory_bytes = memory_bytes
         self._folders: dict[Path, _Kind] = {}
         name = f"{PREFIX}{os.getpid()}-{name}"
         for controller in ("memory", "pids"):
@@ -61,11 +62,10 @@ class Group:
 
     def reached_its_limit(self) -> bool:
         """Whether its own limit on memory was in the way, rather than that of the system."""
+        peaks = _numbers(folder / "memory.max_usage_in_bytes" for folder in self._folders)  # v1
         return any(
-            _events(folder / kind.events).get(kind.reached, 0)
-            or any(_numbers([folder / f"memory.{kind.reached}"]))
-            for folder, kind in self._folders.items()
-        )
+            _events(folder / kind.events).get("oom", 0) for folder, kind in self._folders.items()
+        ) or any(peak >= self._memory_bytes * _REACHED for peak in peaks)
 
     def remove(self) -> None:
         """Remove it, once its last process is gone; what stays after some seconds is removed by the next child."""
