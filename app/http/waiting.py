@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from app.errors import Unavailable
 from app.events import notifier
 from app.events.service import last_seqs
 from app.http.schemas import RequestSchema
+from app.http.together import read_together
 
 Answer = TypeVar("Answer")
 
@@ -26,24 +28,26 @@ class WaitQuery(RequestSchema):
 
 
 async def wait_until(
-    read: Callable[[], Answer], done: Callable[[Answer], bool], subject_id: str, seconds: float
+    read: partial[Answer], done: Callable[[Answer], bool], subject_id: str, seconds: float
 ) -> Answer:
-    """What `read` (run in a thread) gives once it is `done`, or when the time is over."""
+    """What `read` (run in a thread) gives once it is `done`, or when the time is over. Equal reads of many are one."""
     if seconds <= 0:
         return await run_in_threadpool(read)
     deadline = time.monotonic() + min(seconds, get_settings().max_wait_seconds)
-    while True:
-        seq = await run_in_threadpool(_last_seq, subject_id)  # before the read: no change falls between
-        answer = await run_in_threadpool(read)
-        left = deadline - time.monotonic()
-        if done(answer) or left <= 0:
-            return answer
+    key = (read.func, *read.args)
+    seq, answer = await read_together(key, partial(_with_seq, read, subject_id))
+    while not done(answer) and (left := deadline - time.monotonic()) > 0:
         try:
-            await notifier.wait(subject_id, seq, left)
-        except Unavailable:
-            return answer  # the service stops: what was read holds, and another process hears the next question
+            seq = await notifier.wait(subject_id, seq, left)
+        except (
+            Unavailable
+        ):  # the service stops: what was read holds, and another process hears the next question
+            return answer
+        answer = await read_together((*key, seq), read)
+    return answer
 
 
-def _last_seq(subject_id: str) -> int:
+def _with_seq(read: Callable[[], Answer], subject_id: str) -> tuple[int, Answer]:
     with transaction(readonly=True) as session:
-        return last_seqs(session, [subject_id]).get(subject_id, 0)
+        seq = last_seqs(session, [subject_id]).get(subject_id, 0)  # first: no change falls between
+    return seq, read()

@@ -3,15 +3,16 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi.sse import format_sse_event
-from starlette.concurrency import run_in_threadpool
 
 from app.db import transaction
 from app.errors import NotFound, Unavailable
 from app.events import notifier
 from app.events import service as events
 from app.http.schemas import rfc3339
+from app.http.together import read_together
 from app.jobs import service
 from app.jobs.status import finished
 
@@ -59,6 +60,7 @@ async def stream(project_id: str, job_id: str, piece: Piece) -> AsyncIterator[by
     Between events it holds neither a thread nor a session.
     """
     yield format_sse_event(retry=RETRY_MILLISECONDS) + piece.wire
+    seq = piece.last_seq
     try:
         while not piece.over:
             if not piece.more:
@@ -66,7 +68,8 @@ async def stream(project_id: str, job_id: str, piece: Piece) -> AsyncIterator[by
                 if seq == piece.last_seq:
                     yield format_sse_event(comment="still here")
                     continue
-            piece = await run_in_threadpool(read, project_id, job_id, piece.last_seq)
+            after = piece.last_seq
+            piece = await read_together((job_id, after, seq), partial(read, project_id, job_id, after))
             if piece.wire:
                 yield piece.wire
     except (NotFound, Unavailable):
