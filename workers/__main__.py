@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from workers.sandbox import enter
 
@@ -22,15 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         from workers.sandbox import check
 
         return check.main(enter.given(given))
-    if given.purpose == "child":
-        enter.enter(enter.given(given))
-        from workers import child
+    enter.enter(enter.given(given))
+    from workers import child
 
-        return child.main(given.assignment)
-    from workers.measure import launch
-
-    launch.main(given.spec)
-    return 0
+    return child.main(given.assignment)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,8 +40,6 @@ def parser() -> argparse.ArgumentParser:
     enter.add_arguments(
         purposes.add_parser("check", help="try to break out of the sandbox; started by the probe")
     )
-    launch = purposes.add_parser("launch", help="run one engine to measure it; started by a child")
-    launch.add_argument("spec", type=Path)
     return top
 
 

@@ -172,7 +172,11 @@ class Killer:
 
     def _kill_process(self, kind: str) -> None:
         victims = until(
-            lambda: [one for one in self.children() if kind in command_of(one) or kind == "child"]
+            lambda: [
+                one
+                for one in self.children()
+                if kind == "child" or any(kind in word for word in command_of(one))
+            ]
         )
         with suppress(psutil.Error):
             self._random.choice(victims).kill()

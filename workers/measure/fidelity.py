@@ -80,17 +80,15 @@ class OutputFidelity:
             self.equal += int(np.sum(wanted == got))
             return
         self.floating = self.floating or wanted.dtype.kind not in NUMBERS or got.dtype.kind not in NUMBERS
-        original, optimized = wanted.astype(np.float64), got.astype(np.float64)
-        same = (original == optimized) | (np.isnan(original) & np.isnan(optimized))
-        finite = np.isfinite(original) & np.isfinite(optimized)
-        self.equal += int(np.sum(same))
-        self.nonfinite += int(np.sum(~finite & ~same))
-        self._sum(original[finite], optimized[finite])
+        original, optimized = wanted.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        if not self._sum(original, optimized):
+            same = (original == optimized) | (np.isnan(original) & np.isnan(optimized))
+            finite = np.isfinite(original) & np.isfinite(optimized)
+            self.nonfinite += int(np.sum(~finite & ~same))
+            self.equal += int(np.sum(same & ~finite))
+            self._sum(original[finite], optimized[finite])
         if self.floating and 2 <= wanted.ndim <= 3 and wanted.shape[-1] >= 2:
-            picks = np.argmax(original, axis=-1) == np.argmax(optimized, axis=-1)
-            usable = ~np.isnan(original).any(axis=-1) & ~np.isnan(optimized).any(axis=-1)
-            self.decisions += picks.size
-            self.agreeing += int(np.sum(picks & usable))
+            self._decide(wanted, got)
 
     def result(self) -> dict[str, Any]:
         """What was seen of one output; a key is None where it has no meaning.
@@ -112,13 +110,31 @@ class OutputFidelity:
             "nonfinite_mismatches": self.nonfinite,
         }
 
-    def _sum(self, original: np.ndarray, optimized: np.ndarray) -> None:
-        difference = original - optimized
-        self.signal += float(np.dot(original, original))
-        self.power += float(np.dot(optimized, optimized))
+    def _sum(self, original: np.ndarray, optimized: np.ndarray) -> bool:
+        """Add numbers in one pass each; False, and nothing added, where some are not finite."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = original - optimized
+            signal, power = float(np.dot(original, original)), float(np.dot(optimized, optimized))
+        if not (math.isfinite(signal) and math.isfinite(power)) and not (
+            np.isfinite(original).all() and np.isfinite(optimized).all()
+        ):
+            return False
+        self.signal += signal
+        self.power += power
         self.product += float(np.dot(original, optimized))
         self.noise += float(np.dot(difference, difference))
-        self.max_abs = max(self.max_abs, float(np.max(np.abs(difference), initial=0.0)))
+        self.equal += difference.size - int(np.count_nonzero(difference))
+        if difference.size:
+            self.max_abs = max(self.max_abs, float(difference.max()), -float(difference.min()))
+        return True
+
+    def _decide(self, wanted: np.ndarray, got: np.ndarray) -> None:
+        """Compare where the largest scores are; a row with a NaN decides nothing, and agrees with nothing."""
+        rows, columns = (array.argmax(axis=-1)[..., np.newaxis] for array in (wanted, got))
+        largest = (np.take_along_axis(wanted, rows, -1), np.take_along_axis(got, columns, -1))
+        usable = ~np.isnan(largest[0]) & ~np.isnan(largest[1])  # NumPy's argmax finds the first NaN
+        self.decisions += rows.size
+        self.agreeing += int(np.sum((rows == columns) & usable))
 
     def _cosine(self) -> float | None:
         if self.noise == 0 and self.elements:

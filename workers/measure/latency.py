@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from app.measurements.compare import Interval, speed_verdict
-from workers.measure.environment import choose_cpus
 from workers.measure.launched import EngineUnderTest as EngineUnderTest
 from workers.measure.launched import Launched
+from workers.measure.processors import choose_cpus
 from workers.measure.statistics import median_interval, ratio_interval
 
 LAUNCHES = 5

@@ -1,6 +1,6 @@
 """One launch of one engine in a process of its own: loads it, runs it when told, and tells times and memory.
 
-`python -m workers launch SPEC.json`; the spec is {parent, runtime, root, entry, params, feeds, cpus}. It says `ready`
+`python -m workers.measure.launch SPEC.json`; the spec is {parent, runtime, root, entry, params, feeds, cpus}. It says `ready`
 and takes commands (`protocol.py`, the other way round: each answer waits for the next command), until its input ends:
 
 | command `do` | fields | answer |
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers.measure.environment import pin
+from workers.measure.processors import pin
 from workers.measure.scheduling import longest_wait_ns, waited_ns
 from workers.protocol import SupervisorPipe
 from workers.sandbox.namespaces import die_with_parent
@@ -37,8 +37,6 @@ def main(path: Path) -> int:
     die_with_parent(spec["parent"])
     cpus = pin(spec["cpus"])
     pipe = SupervisorPipe.take_stdio()
-    from workers.child import problem_of
-
     try:
         launch = Launch(spec)
         command = pipe.ask("ready", cpus=cpus)
@@ -48,6 +46,8 @@ def main(path: Path) -> int:
         return 0
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
+        from workers.child import problem_of
+
         pipe.tell("problem", problem=problem_of(error, "measuring").problem())
         return 1
 
@@ -133,3 +133,7 @@ class Launch:
         started = time.perf_counter_ns()
         self._engine.run(feeds)
         return time.perf_counter_ns() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

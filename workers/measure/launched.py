@@ -49,7 +49,7 @@ class Launched:
         )
         self._oom_kills = oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers", "launch", str(spec.absolute())],
+            [sys.executable, "-P", "-m", "workers.measure.launch", str(spec.absolute())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=scratch,

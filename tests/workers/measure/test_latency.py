@@ -12,7 +12,7 @@ import pytest
 
 from app.errors import Crashed, InvalidModel
 from tests.workers.measure.engines import built, products
-from workers.measure.environment import allowed_cpus, choose_cpus, hardware_key, machine
+from workers.measure.environment import hardware_key, machine
 from workers.measure.feeds_file import save_feeds
 from workers.measure.latency import (
     BLOCK_SECONDS,
@@ -24,6 +24,7 @@ from workers.measure.latency import (
     plan_blocks,
 )
 from workers.measure.launched import Launched
+from workers.measure.processors import allowed_cpus, choose_cpus
 
 WIDTH = 256
 
