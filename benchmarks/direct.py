@@ -40,11 +40,12 @@ def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
             quantize_static,
         )
 
-    with np.load(data_path) as arrays:
-        feeds = [
-            {name: values[index : index + 1] for name, values in arrays.items()}
-            for index in range(len(next(iter(arrays.values()))))
-        ]
+    with np.load(data_path) as file:
+        arrays = dict(file)
+    feeds = [
+        {name: values[index : index + 1] for name, values in arrays.items()}
+        for index in range(len(next(iter(arrays.values()))))
+    ]
 
     class Reader:  # whatever has `get_next` is a CalibrationDataReader
         def __init__(self) -> None:

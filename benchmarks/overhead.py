@@ -17,7 +17,7 @@ from app.embedded import Embedded
 from benchmarks.networks import lines, packaged
 
 NETWORK = packaged("rapidocr", "models/PP-OCRv6_rec_small.onnx")
-SAMPLES = 600  # so many to calibrate with and to compare on are about a minute of work
+SAMPLES = 1000  # so many to calibrate with and to compare on are about a minute of work
 ROUNDS = 3
 TARGET = {"runtime": "onnxruntime-cpu", "params": {"threads": 1}}
 STAGES = ("pass:simplify", "pass:quantize-static", "build:baseline", "build", "measuring", "packaging")
