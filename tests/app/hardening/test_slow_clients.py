@@ -18,6 +18,7 @@ JSON = "Content-Type: application/json"
 SHORT = 0.5
 LARGE = 32 * 1024 * 1024
 READERS = 8
+IDLE = 3000
 
 
 def submit(server: Server) -> str:
@@ -103,6 +104,22 @@ def test_streams_that_nobody_reads_hold_no_thread(
             assert opened.recv(12) == b"HTTP/1.1 200"
         assert lives(server_sqlite)
         assert server_sqlite.client.get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.slow
+def test_thousands_of_idle_streams(server_sqlite: Server) -> None:
+    raise_descriptor_limit()  # both ends of every connection are this process's
+    job = submit(server_sqlite)
+    before = _resident_bytes()
+    with ExitStack() as stack:
+        for _ in range(IDLE):
+            opened = stack.enter_context(connected(server_sqlite))
+            opened.sendall(head("GET", f"/v1/jobs/{job}/events", key=server_sqlite.key))
+            assert opened.recv(12) == b"HTTP/1.1 200"
+        assert _resident_bytes() - before < IDLE * 256 * 1024
+        assert lives(server_sqlite)
+        assert server_sqlite.client.get("/v1/jobs").status_code == 200
+        server_sqlite.stop()
 
 
 def test_streams_end_with_the_service(server_sqlite: Server) -> None:
