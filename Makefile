@@ -10,9 +10,10 @@ PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --quiet --disable-pip-version-check $(PIP_ARGS)
 STAMP := .venv/.complete
 LOCKED := requirements/dev.txt
+AUDITED := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: demo up test test-slow lint format bench reference lock upgrade clean help
+.PHONY: demo up test test-slow lint audit format bench reference lock upgrade clean help
 
 demo: $(STAMP) ## optimize a real model through the embedded service; the engine lands in demo-output/
 	$(BIN)/python -m demo
@@ -32,6 +33,9 @@ lint: $(STAMP) ## formatter, linter, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/validate-pyproject pyproject.toml
+
+audit: $(STAMP) ## known vulnerabilities of every locked package, from the advisory database on the network
+	for lock in $(AUDITED); do $(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $$lock || exit 1; done
 
 format: $(STAMP) ## write the code as the formatter wants it
 	$(BIN)/ruff check --fix --exit-zero .

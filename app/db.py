@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 DISK_FULL_STATE = "53100"  # PostgreSQL, appendix A: disk_full
 
+QUIET: dict[str, Any] = {"hide_parameters": True}  # an error's text goes to the log: it quotes no row
+
 _serving = False
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -98,7 +100,7 @@ def make_engine(url: str, answer_seconds: float = 0.0) -> Engine:
     """
     if not url.startswith("sqlite"):
         return _make_postgresql(url, answer_seconds)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, **QUIET)
 
     @event.listens_for(engine, "connect")
     def _connect(dbapi_connection: Any, record: Any) -> None:
@@ -117,7 +119,7 @@ def make_engine(url: str, answer_seconds: float = 0.0) -> Engine:
 
 def _make_postgresql(url: str, answer_seconds: float) -> Engine:
     waits = {"pool_timeout": answer_seconds} if answer_seconds else {}
-    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, **waits)
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, **waits, **QUIET)
     if answer_seconds:
         from app.postgres import connect  # where PostgreSQL is not used, its driver need not be there
 

@@ -7,6 +7,7 @@ import structlog
 from structlog.types import Processor
 
 from app.config import get_settings
+from app.redaction import hide_in_log
 
 _FOREIGN = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "kombu", "alembic")
 
@@ -46,7 +47,11 @@ def configure_logging() -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *rendering,
+                hide_in_log,  # type: ignore[list-item]  # the renderer's line, where a dictionary is declared
+            ],
         )
     )
     root = logging.getLogger()

@@ -17,6 +17,7 @@ from app.db import get_engine, make_engine
 from app.http.rates import get_rates
 from app.ids import new_id
 from app.queue import get_celery
+from app.redaction import get_redactor
 from app.storage import get_storage
 from app.storage.s3 import S3Storage
 from tests.services import running_postgres, running_redis, running_s3
@@ -146,7 +147,7 @@ def installation(
 
 def forget_process_state() -> None:
     """What this process made once from its settings."""
-    for cached in (get_settings, get_engine, get_storage, get_celery, get_rates):
+    for cached in (get_settings, get_engine, get_storage, get_celery, get_rates, get_redactor):
         cached.cache_clear()
 
 

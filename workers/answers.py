@@ -16,6 +16,7 @@ from app.errors import NotFound
 from app.fleet import devices
 from app.jobs import lease, logs
 from app.jobs.tables import Job, StepResult
+from app.redaction import showable
 from app.storage import Blob, get_storage
 from workers import running
 from workers.assignment import OptimizeAssignment
@@ -166,7 +167,11 @@ class Answers:
         assert said is not None
         self.stage = said.stage
         self._progress_at = time.monotonic()
-        how_far = {"done": said.done, "total": said.total, "message": printable(said.message[:MESSAGE_CHARS])}
+        how_far = {
+            "done": said.done,
+            "total": said.total,
+            "message": showable(printable(said.message[:MESSAGE_CHARS])),
+        }
         self._hold.write(
             lambda session: lease.progress(
                 session, self._hold.job_id, self._hold.attempt, said.stage, how_far

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from app.config import get_settings
+from app.redaction import showable
 from workers.sandbox.cgroups import Group
 from workers.sandbox.disk import Disk
 from workers.sandbox.enter import Confinement
@@ -33,6 +34,7 @@ _CONTROLS = re.compile(
 READ_BYTES = 256 * 1024
 TERM_SECONDS = 3.0
 TAIL_CHARS = 4000
+LOG_LINE_CHARS = 4000  # a longer line is kept in pieces
 _DISK_SHARE = 0.8
 
 
@@ -308,12 +310,21 @@ class ChildLog:
 
     def _pump(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        begun = ""  # a line is kept when it is whole: half a path is none that is known
         with contextlib.suppress(OSError):  # closed below us
             while data := os.read(self._source, READ_BYTES):
-                text = printable(decoder.decode(data))
-                with self._lock:
-                    self._waiting = (self._waiting + text)[-self._limit :]
-                    self._tail = (self._tail + text)[-TAIL_CHARS:]
+                lines, newline, begun = (begun + decoder.decode(data)).rpartition("\n")
+                self._keep(lines + newline)
+                if len(begun) > LOG_LINE_CHARS:
+                    self._keep(begun)
+                    begun = ""
+        self._keep(begun)
+
+    def _keep(self, text: str) -> None:
+        text = showable(printable(text))
+        with self._lock:
+            self._waiting = (self._waiting + text)[-self._limit :]
+            self._tail = (self._tail + text)[-TAIL_CHARS:]
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,10 @@
 
 import signal
 
-from app.errors import BurnishError, Crashed, DiskFull, OutOfMemory
+from app.errors import BurnishError, Crashed, DiskFull, Internal, OutOfMemory
+from app.redaction import showable
 from workers.child_process import ChildLimits, ChildProcess, ProtocolError
+from workers.full_disk import disk_full
 from workers.hold import Stop
 from workers.sandbox import cgroups
 
@@ -44,7 +46,13 @@ def overrun(stop: Stop, limits: ChildLimits, stage: str | None) -> BurnishError:
 
 def misunderstood(error: ProtocolError) -> Crashed:
     """The problem of a child that does not speak the protocol: a broken process, or a hostile one."""
-    return Crashed(f"the job's process said {error}"[:2000])
+    return Crashed(showable(f"the job's process said {error}")[:2000])
+
+
+def unforeseen(error: Exception) -> BurnishError:
+    """The problem of a worker's own error, whose traceback is in its log."""
+    said = showable(f"{type(error).__name__}: {str(error)[:500]}")
+    return disk_full(error) or Internal(f"the worker failed: {said}")
 
 
 def out_of_memory(detail: str, stage: str | None = None) -> OutOfMemory:

@@ -16,6 +16,7 @@ from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import StepResult
 from app.measurements.tables import Measurement
+from app.redaction import showable
 from app.storage import Blob, get_storage
 from workers.answers import inside
 from workers.assignment import OptimizeAssignment
@@ -107,9 +108,10 @@ def read_problem(said: Any) -> dict[str, Any]:
         ProtocolError: it is none.
     """
     try:
-        return ProblemSaid.model_validate(said).model_dump(exclude_none=True)
+        problem = ProblemSaid.model_validate(said).model_dump(exclude_none=True)
     except ValidationError as error:
         raise ProtocolError(f"a problem that does not fit: {error}") from error
+    return {name: showable(value) if isinstance(value, str) else value for name, value in problem.items()}
 
 
 def keep_files(assignment: OptimizeAssignment, result: Any) -> Brought:

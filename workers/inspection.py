@@ -14,7 +14,7 @@ from app.config import get_settings
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.db import transaction
-from app.errors import BurnishError, Crashed, Internal, OutOfMemory, TimedOut, Unavailable
+from app.errors import BurnishError, Crashed, OutOfMemory, TimedOut, Unavailable
 from app.models import service as models
 from app.models.tables import Model
 from app.storage import get_storage
@@ -22,9 +22,8 @@ from workers import running, scratch
 from workers.answers import inside
 from workers.assignment import UPLOAD_NAMES, InspectAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
-from workers.endings import death_of, misunderstood, overrun
+from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import read_problem
-from workers.full_disk import disk_full
 from workers.hold import InspectionHold, Lost, Stop
 from workers.sandbox import cgroups
 from workers.sandbox.paths import WORK
@@ -97,8 +96,7 @@ class Inspection:
                 raise
             except Exception as error:
                 log.exception("inspection_failed")
-                unforeseen = Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}")
-                self._reject((disk_full(error) or unforeseen).problem())
+                self._reject(unforeseen(error).problem())
         except Lost:
             log.warning("lease_lost")
 

@@ -11,7 +11,7 @@ import structlog
 import app.tables  # noqa: F401 - every table, before the first row is read
 from app.config import get_settings
 from app.db import transaction
-from app.errors import BurnishError, Cancelled, Internal, OutOfMemory, TimedOut, Unavailable
+from app.errors import BurnishError, Cancelled, OutOfMemory, TimedOut, Unavailable
 from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
@@ -21,9 +21,8 @@ from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
 from workers.durable import durably
-from workers.endings import death_of, misunderstood, overrun
+from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import conclude, keep_files, read_problem
-from workers.full_disk import disk_full
 from workers.hold import JobHold, Lost, Stop
 from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
@@ -89,10 +88,7 @@ class Attempt:
                 raise
             except Exception as error:
                 log.exception("attempt_failed")
-                self._fail(
-                    disk_full(error)
-                    or Internal(f"the worker failed: {type(error).__name__}: {str(error)[:500]}")
-                )
+                self._fail(unforeseen(error))
         except Lost:
             log.warning("lease_lost")
 
