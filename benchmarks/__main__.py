@@ -11,6 +11,7 @@ BENCHMARKS = {
     "presets": "the presets on real networks, each through a service of its own",
     "overhead": "a job beside the same library calls made directly in one script",
     "many_jobs": "a thousand tiny jobs through two workers",
+    "large": "a model of more than 2 GB through every pass that takes one, and the memory that it takes",
     "transfer": "uploads and downloads of 2 GiB beside bare handlers, and the memory that they take",
     "waiting": "500 long polls and 500 event streams held by one process",
     "requests": "the requests per second of the API, beside a bare route, and in short and long tables",

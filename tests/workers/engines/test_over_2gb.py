@@ -5,18 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import OnnxRuntimeCpuParams
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES
+from benchmarks.large import WIDTH, write_large
 from tests.workers.engines.networks import ArraySamples
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.onnx_proof import open_session
 from workers.runtimes import registry
-
-WIDTH, LAYERS = 8192, 9
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -24,19 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
     """Matrix products with 2.25 GB of weights."""
-    rng = np.random.default_rng(0)
-    names = ["x", *(f"h{i}" for i in range(LAYERS - 1)), "y"]
-    weights = [
-        numpy_helper.from_array(rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) * 0.01, f"w{i}")
-        for i in range(LAYERS)
-    ]
-    nodes = [
-        helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"m{i}") for i in range(LAYERS)
-    ]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", WIDTH]) for name in "xy")
-    graph = helper.make_graph(nodes, "large", [x], [y], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    handle = save_onnx(model, tmp_path_factory.mktemp("large"))
+    path = write_large(tmp_path_factory.mktemp("written"))
+    handle = save_onnx(onnx.load(path), tmp_path_factory.mktemp("large"))
     assert handle.size_bytes > PROTOBUF_LIMIT_BYTES
     return handle
 
