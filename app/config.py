@@ -217,6 +217,12 @@ class Settings(BaseSettings):
     step_seconds: float = Field(
         3600.0, gt=0, description="A child that reports nothing for longer than this hangs, in seconds."
     )
+    measure_seconds: float = Field(
+        6.0,
+        gt=0,
+        description="How long a job times its engines, in seconds, launches and warm-ups not counted. More gives tighter "
+        "intervals, most so on a busy machine.",
+    )
     child_memory_bytes: int = Field(
         0,
         ge=0,

@@ -1,5 +1,6 @@
 """What every test may ask for: real servers, and a Burnish of its own on a fresh data directory."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from app.redaction import get_redactor
 from app.storage import get_storage
 from app.storage.s3 import S3Storage
 from tests.services import running_postgres, running_redis, running_s3
+
+os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ class OptimizeAssignment(BaseModel):
     evaluation: dict[str, Any] | None
     budget: dict[str, Any] | None
     options: dict[str, Any]
+    measure_seconds: float
 
 
 class InspectAssignment(BaseModel):

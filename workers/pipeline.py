@@ -216,6 +216,7 @@ def measure_alone(
                 report=attempt.report("measuring"),
                 scratch=attempt.assignment.scratch / "measure",
                 read_by_passes=calibration_samples(attempt),
+                seconds=attempt.assignment.measure_seconds,
             ),
         )
     except SignatureMismatch as error:

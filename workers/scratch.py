@@ -74,6 +74,7 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
         evaluation=request["evaluation"],
         budget=request["budget"],
         options=request["options"],
+        measure_seconds=get_settings().measure_seconds,
     )
 
 

@@ -23,9 +23,7 @@ from workers.measure.processors import choose_cpus
 from workers.measure.statistics import median_interval, ratio_interval
 
 LAUNCHES = 5
-SECONDS = 6.0  # of timed blocks in all, where the least numbers below allow it
 BLOCK_SECONDS = 0.05
-MOST_ROUNDS = 3
 MOST_RUNS = 5000  # a block
 WARM_UP_SECONDS = 0.1
 SLOW_WARM_UP_SECONDS = 2.0  # a warm-up ends then, however few runs it had; never with less than one
@@ -98,7 +96,7 @@ def compare_latency(
     *,
     batch: int = 1,
     launches: int = LAUNCHES,
-    seconds: float = SECONDS,
+    seconds: float,
     seed: int = 0,
     report: Report = lambda done, total, message: None,
 ) -> dict[str, Any]:
@@ -176,7 +174,7 @@ def plan_blocks(baseline_ns: float, optimized_ns: float, launches: int, seconds:
     ]
     # a round of both pairs: six blocks of the baseline's engine, two of the optimized one
     round_seconds = (6 * runs[0] * baseline_ns + 2 * runs[1] * optimized_ns) / 1e9
-    rounds = min(max(int(seconds / (launches * round_seconds)), 1), MOST_ROUNDS)
+    rounds = max(int(seconds / (launches * max(round_seconds, 8 * BLOCK_SECONDS))), 1)
     return BlockPlan(runs[0], runs[1], rounds)
 
 

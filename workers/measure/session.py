@@ -15,7 +15,7 @@ from workers.measure.accuracy import Accuracy
 from workers.measure.environment import load_average, machine
 from workers.measure.feeds_file import choose_feeds, save_feeds
 from workers.measure.fidelity import Fidelity
-from workers.measure.latency import SECONDS, EngineUnderTest, compare_latency
+from workers.measure.latency import EngineUnderTest, compare_latency
 from workers.measure.overlap import overlap_warning
 from workers.measure.rows import measurement_rows
 from workers.measure.side_by_side import run_side_by_side
@@ -51,7 +51,7 @@ def measure(
     report: Report,
     scratch: Path,
     read_by_passes: Sequence[Samples] = (),
-    seconds: float = SECONDS,
+    seconds: float,
 ) -> dict[str, Any]:
     """Compare two engines in outputs, accuracy, speed and memory; nobody else may measure on the device meanwhile.
 

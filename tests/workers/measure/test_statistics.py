@@ -7,10 +7,12 @@ import pytest
 
 from app.measurements.compare import speed_verdict
 from workers.measure import statistics
-from workers.measure.latency import LAUNCHES, MOST_ROUNDS
+from workers.measure.latency import LAUNCHES
 from workers.measure.statistics import mean_interval, median_interval, ratio_interval
 
 SESSIONS = 250
+
+ROUNDS = 3  # a launch, in six seconds
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ def fewer_resamples(monkeypatch: pytest.MonkeyPatch):
 
 def session(random: np.random.Generator, noise: Noise, ratio: float) -> tuple[np.ndarray, np.ndarray]:
     """Block medians of two engines timed in rounds of ABBA: the first takes `ratio` times as long."""
-    shape = (LAUNCHES, MOST_ROUNDS, 4)
+    shape = (LAUNCHES, ROUNDS, 4)
     logs = random.normal(0, noise.block, shape)
-    logs += noise.drift * np.arange(4 * MOST_ROUNDS).reshape(1, MOST_ROUNDS, 4) / (4 * MOST_ROUNDS)
+    logs += noise.drift * np.arange(4 * ROUNDS).reshape(1, ROUNDS, 4) / (4 * ROUNDS)
     logs += noise.burst * (random.random(shape) < noise.burst_share) * random.random(shape)
     first = logs[:, :, [0, 3]] + random.normal(0, noise.launch, (LAUNCHES, 1, 1)) + np.log(ratio)
     second = logs[:, :, [1, 2]] + random.normal(0, noise.launch, (LAUNCHES, 1, 1))
@@ -86,7 +88,7 @@ def test_differences_are_found(name: str, ratio: float, verdict: str):
 
 
 def test_a_drift_cancels_within_a_round():
-    times = np.exp(np.linspace(0, 1, 4 * MOST_ROUNDS)).reshape(1, MOST_ROUNDS, 4).repeat(LAUNCHES, axis=0)
+    times = np.exp(np.linspace(0, 1, 4 * ROUNDS)).reshape(1, ROUNDS, 4).repeat(LAUNCHES, axis=0)
     first, second = times[:, :, [0, 3]].reshape(LAUNCHES, -1), times[:, :, [1, 2]].reshape(LAUNCHES, -1)
     found = ratio_interval(first, second, 0)
     assert (found.low, found.value, found.high) == pytest.approx((1, 1, 1))
