@@ -23,6 +23,7 @@ from app.storage.blobs import (
     known_upload,
     too_large,
 )
+from app.storage.writeback import Writeback
 
 
 class DiskBlobWriter:
@@ -33,6 +34,7 @@ class DiskBlobWriter:
         self._limit = limit_bytes
         self._hash = hashlib.sha256()
         self._file = tempfile.NamedTemporaryFile(dir=storage.incoming, delete=False)  # noqa: SIM115 - closed in commit or abort
+        self._writeback = Writeback(self._file.fileno(), 0)
         self.size_bytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -48,6 +50,7 @@ class DiskBlobWriter:
         self._hash.update(data)
         with disk_errors():
             self._file.write(data)
+        self._writeback.wrote(len(data))
 
     def commit(self) -> Blob:
         """Make the bytes durable under their digest."""
@@ -68,14 +71,17 @@ class DiskBlobWriter:
 class DiskPartialWriter:
     """Appends to a partial's file, whose lock it holds until it is closed."""
 
-    def __init__(self, file: FileIO):
+    def __init__(self, file: FileIO, offset: int):
         self._file = file
+        self._writeback = Writeback(file.fileno(), offset)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes. Raises DiskFull; what fitted is kept."""
         with disk_errors():
             while data:
-                data = memoryview(data)[self._file.write(data) :]
+                size = self._file.write(data)
+                self._writeback.wrote(size)
+                data = memoryview(data)[size:]
 
     def close(self) -> int:
         """Make durable what was written; the partial's size in bytes. Raises DiskFull."""
@@ -108,7 +114,7 @@ class DiskPartial:
         if size != offset:
             file.close()
             raise Conflict(f"the upload has {size} bytes, not {offset}", hint="go on from where it is")
-        return DiskPartialWriter(file)
+        return DiskPartialWriter(file, offset)
 
     def commit(self, digest: str | None = None) -> Blob:
         """Make the blob; `digest`: its SHA-256, where the caller knows it. Raises Conflict where somebody appends."""
