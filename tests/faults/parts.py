@@ -18,6 +18,7 @@ import psycopg
 import redis
 
 from tests.services import Guard, free_port, valkey_server
+from workers.child_process import MARK
 
 BURNISH = (sys.executable, "-P", "-m", "app.cli")
 ROOT = Path(__file__).parents[2]
@@ -190,6 +191,16 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             if any(value.startswith(str(folder)) for value in process.environ().values()):
+                found.append(process)
+    return found
+
+
+def attempts_of(folder: Path) -> list[psutil.Process]:
+    """Those of them that a worker started for an attempt: they carry the mark."""
+    found = []
+    for process in processes_of(folder):
+        with suppress(psutil.Error, OSError):
+            if MARK in process.environ():
                 found.append(process)
     return found
 

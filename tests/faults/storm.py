@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,8 +22,7 @@ from app.event_stream import read_events
 from app.events.tables import Event
 from app.jobs.tables import Job, JobStep
 from app.measurements.tables import Measurement
-from tests.faults.parts import Init, Part, command_of, until
-from workers.child_process import MARK
+from tests.faults.parts import Init, Part, attempts_of, command_of, until
 
 PATIENCE_SECONDS = 240
 LATER = (429, 502, 503, 504)
@@ -146,7 +146,7 @@ class StormClient(threading.Thread):
 class Killer:
     """Kills what it is told at random moments; the same seed kills the same kinds in the same order."""
 
-    def __init__(self, init: Init, folder: str, seed: int):
+    def __init__(self, init: Init, folder: Path, seed: int):
         self._init = init
         self._folder = folder
         self._random = random.Random(seed)
@@ -174,23 +174,12 @@ class Killer:
         victims = until(
             lambda: [
                 one
-                for one in self.children()
+                for one in attempts_of(self._folder)
                 if kind == "child" or any(kind in word for word in command_of(one))
             ]
         )
         with suppress(psutil.Error):
             self._random.choice(victims).kill()
-
-    def children(self) -> list[psutil.Process]:
-        """The processes of attempts: they carry the mark, and work below the installation's folder."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                environment = process.environ()
-                ours = MARK in environment and any(v.startswith(self._folder) for v in environment.values())
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
 
 
 def check(database_url: str, said: Said) -> Counter[str]:

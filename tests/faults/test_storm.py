@@ -10,7 +10,7 @@ import pytest
 from app.client import Client
 from benchmarks.networks import packaged
 from tests.e2e.service import Service
-from tests.faults.parts import Init, processes_of, until
+from tests.faults.parts import Init, attempts_of, processes_of, until
 from tests.faults.site import Site
 from tests.faults.storm import Killer, Said, StormClient, check
 from tests.faults.test_embedded_recovery import TINY, body
@@ -39,7 +39,7 @@ def weather(site: Site, kinds: tuple[str, ...], seed: int) -> None:
         model = Service(client, site.folder).model(packaged(*TINY))
     clients = [StormClient(site.urls, site.key, body(model, "simplify"), said, over) for _ in range(CLIENTS)]
     with Init(*site.parts) as init:
-        killer = Killer(init, str(site.folder), seed)
+        killer = Killer(init, site.folder, seed)
         for client_thread in clients:
             client_thread.start()
         try:
@@ -49,7 +49,7 @@ def weather(site: Site, kinds: tuple[str, ...], seed: int) -> None:
             for client_thread in clients:
                 client_thread.join()
         assert killer.killed == Counter(kinds)
-        until(lambda: not killer.children())
+        until(lambda: not attempts_of(site.folder))
         until(lambda: not list((site.folder / "data" / "scratch").iterdir()))
     ends = check(site.environment["BURNISH_DATABASE_URL"], said)
     print(f"{dict(ends)}, {said.retried} requests asked again")  # noqa: T201

@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 
 from app.client import ApiProblem, Client
+from tests.faults.parts import attempts_of
 from tests.hostile.case import READY, Hostile
 from tests.hostile.judge import faults, text_faults, texts
 from tests.workers.formats.uploads import linear
-from workers.child_process import MARK
 
 MEMORY_BYTES = 1536 * 1024 * 1024
 RESIDENT_BYTES = 512 * 1024 * 1024  # of a process that opens no upload
@@ -72,17 +72,4 @@ class Uploader:
         """Scratch folders and processes of attempts that are over."""
         scratch = self.folder / "data" / "scratch"
         folders = [f"left: {path.name}" for path in scratch.iterdir()] if scratch.exists() else []
-        return folders + [f"orphan: {pid}" for pid in children(self.folder)]
-
-
-def children(folder: Path) -> list[int]:
-    """Processes that a worker of the service in a folder started for an attempt: their home is there."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.Error, OSError):  # gone, a zombie, or another user's
-            continue
-        if MARK in environment and environment.get("HOME", "").startswith(f"{folder}/"):
-            found.append(process.pid)
-    return found
+        return folders + [f"orphan: {process.pid}" for process in attempts_of(self.folder)]
