@@ -1,6 +1,6 @@
 """What somebody would write without Burnish: the same library calls in one script, as JSON of seconds by section.
 
-python -m benchmarks.direct MODEL DATA.npz RUNS.json    (RUNS: how often the job timed each engine)
+python -m benchmarks.direct MODEL DATA.npz DONE    (DONE: `Done` as JSON, what the job did)
 
 Engines are loaded, warmed up and timed as often as in the job, with its control, but in this one process.
 """
@@ -12,12 +12,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 STARTED = time.perf_counter()
 THREADS = 1
-LAUNCHES, MOST_FEEDS = 5, 8  # as `workers.measure` has them; imported from there, they would be its imports
 OPSET = 17  # the quantizer writes nodes that the network's own, older one does not know
 seconds: dict[str, float] = {}
+
+
+class Done(TypedDict):
+    """How often the job launched each engine, on how many feeds, and how many runs it timed of each."""
+
+    launches: int
+    feeds: int
+    baseline: int
+    optimized: int
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def section(name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - begun
 
 
-def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
+def main(model_path: Path, data_path: Path, done: Done) -> None:
     """Simplify, quantize, build both engines, compare their outputs on every sample, time them."""
     with section("imports"):
         import numpy as np
@@ -89,15 +98,15 @@ def main(model_path: Path, data_path: Path, runs: dict[str, int]) -> None:
             for feed in feeds:
                 for before, after in zip(baseline.run(None, feed), optimized.run(None, feed), strict=True):
                     float(np.square(np.subtract(before, after)).sum() / np.square(before).sum())
-            for _ in range(LAUNCHES):
+            for _ in range(done["launches"]):
                 for path in (folder / "baseline.onnx", folder / "optimized.onnx", folder / "baseline.onnx"):
                     engine = session(path)
-                    for feed in feeds[:MOST_FEEDS]:
+                    for feed in feeds[: done["feeds"]]:
                         engine.run(None, feed)
             # against the optimized engine, and twice in the control
-            for engine, count in ((baseline, 3 * runs["baseline"]), (optimized, runs["optimized"])):
+            for engine, count in ((baseline, 3 * done["baseline"]), (optimized, done["optimized"])):
                 for index in range(count):
-                    engine.run(None, feeds[index % MOST_FEEDS])
+                    engine.run(None, feeds[index % done["feeds"]])
     seconds["all"] = time.perf_counter() - STARTED
     json.dump(seconds, sys.stdout)
 

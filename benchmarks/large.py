@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from app.catalog.passes import PASSES
 from app.client import Client
 from app.embedded import Embedded
+from benchmarks.table import print_head
 
 WIDTH, LAYERS = 8192, 9  # 2.25 GiB of weights
 SAMPLES = 4
@@ -27,8 +28,7 @@ GIB = 2**30
 
 def main() -> int:
     """A job for each pass; 1 where one did not succeed."""
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| " + " | ".join("---" for _ in COLUMNS) + " |", flush=True)
+    print_head(COLUMNS)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="burnish-bench-") as temporary:
         folder = Path(temporary)

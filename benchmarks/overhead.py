@@ -14,7 +14,9 @@ import numpy as np
 
 from app.client import Client
 from app.embedded import Embedded
+from benchmarks.direct import Done
 from benchmarks.networks import lines, packaged
+from workers.measure.feeds_file import MOST_FEEDS
 
 NETWORK = packaged("rapidocr", "models/PP-OCRv6_rec_small.onnx")
 SAMPLES = 1000  # so many to calibrate with and to compare on are about a minute of work
@@ -65,7 +67,13 @@ def run_job(client: Client, model: str, dataset: str, seed: int) -> dict[str, An
 
 def run_directly(data: Path, job: dict[str, Any], folder: Path) -> dict[str, float]:
     """The script's seconds by section, `all` of them from its first line on, `process` from outside."""
-    runs = {side: job["result"][side]["latency"]["samples"] for side in ("baseline", "optimized")}
+    timed = {side: job["result"][side]["latency"] for side in ("baseline", "optimized")}
+    did = Done(
+        launches=timed["baseline"]["launches"],
+        feeds=MOST_FEEDS,
+        baseline=timed["baseline"]["samples"],
+        optimized=timed["optimized"]["samples"],
+    )
     done = subprocess.run(
         [
             sys.executable,
@@ -75,7 +83,7 @@ def run_directly(data: Path, job: dict[str, Any], folder: Path) -> dict[str, flo
             "benchmarks.direct",
             str(NETWORK),
             str(data),
-            json.dumps(runs),
+            json.dumps(did),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

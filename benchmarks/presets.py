@@ -10,6 +10,7 @@ import numpy as np
 from app.client import Client
 from app.embedded import Embedded
 from benchmarks.networks import NETWORKS, Network
+from benchmarks.table import print_head
 
 THREADS = 1
 COLUMNS = ("network", "passes", "size, MiB", "p50, ms", "speed-up [95%]", "verdict", "SQNR, dB")
@@ -17,8 +18,7 @@ COLUMNS = ("network", "passes", "size, MiB", "p50, ms", "speed-up [95%]", "verdi
 
 def main() -> int:
     """Optimize every network by the preset; 1 where a job did not succeed."""
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("| " + " | ".join("---" for _ in COLUMNS) + " |", flush=True)
+    print_head(COLUMNS)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="burnish-bench-") as temporary:
         folder = Path(temporary)
