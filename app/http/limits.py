@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNLIMITED_RECEIVE = "burnish.receive"
 BODY_SECONDS = 60.0  # from the first look at a body to its end
-CLOSING = {"Connection": "close"}  # what else comes of the body is not waited for
+CLOSING = {"Connection": "close"}  # RFC 9110, 15.5.9: what still comes of the body is no next request
 BODILESS = frozenset({"GET", "HEAD", "DELETE"})  # nobody reads these methods' bodies
 
 

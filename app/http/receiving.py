@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.config import get_settings
 from app.errors import UploadStalled
-from app.http.limits import UNLIMITED_RECEIVE
+from app.http.limits import CLOSING, UNLIMITED_RECEIVE
 
 PIECE_BYTES = 1024 * 1024  # gathered before a thread parses, hashes and writes them
 LIVELY_BYTES = 64 * 1024  # fewer than these within `upload_stall_seconds`: the client stalls
@@ -50,7 +50,7 @@ async def receive_into(write: Callable[[bytes], None], request: Request) -> None
         raise UploadStalled(
             f"fewer than {LIVELY_BYTES} bytes came within {seconds:g} seconds",
             hint="send it again",
-            headers={"Connection": "close"},  # RFC 9110, 15.5.9: what still comes is no next request
+            headers=CLOSING,
         ) from error
     finally:
         if writing is not None:

@@ -39,10 +39,10 @@ async def wait_until(
     while not done(answer) and (left := deadline - time.monotonic()) > 0:
         try:
             seq = await notifier.wait(subject_id, seq, left)
-        except (
-            Unavailable
-        ):  # the service stops: what was read holds, and another process hears the next question
-            return answer
+        except Unavailable:
+            return (
+                answer  # the service stops: what was read holds, and another process hears the next question
+            )
         answer = await read_together((*key, seq), read)
     return answer
 

@@ -10,9 +10,8 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "burnish-"
 REMOVE_SECONDS = 5.0
-_REACHED = (
-    0.95  # of its limit: the kernel charges in batches, and counts failures nowhere that can be relied on
-)
+# the share of a limit that counts as all: the kernel charges in batches, and counts failures nowhere that can be relied on
+_REACHED = 0.95
 
 
 @dataclass(frozen=True)
