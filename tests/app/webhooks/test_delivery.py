@@ -165,7 +165,13 @@ def test_the_pauses_grow_to_a_day_and_differ() -> None:
     pauses = [retries.pause_seconds(attempts) for attempts in range(1, 11)]
     assert pauses[9] is None
     known = [pause for pause in pauses if pause is not None]
-    assert known == sorted(known)
+    planned = list(retries.PAUSES_SECONDS)
+    assert planned == sorted(
+        planned
+    )  # those that are drawn overlap: 20 hours and a fifth are more than 24 less one
+    assert len(known) == len(planned)
+    for drawn, pause in zip(known, planned, strict=True):
+        assert 0.8 * pause <= drawn <= 1.2 * pause
     assert 2.5 * 86_400 < sum(known) < 4 * 86_400
     assert len({retries.pause_seconds(5) for _ in range(5)}) > 1
 
