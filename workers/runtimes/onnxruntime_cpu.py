@@ -31,6 +31,7 @@ LEVELS = {
     "all": GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 ERRORS_ONLY = 3
+HALF_GROWS = 2  # how much larger an engine can be than its model: fp16 weights come back as fp32
 DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
     "tensor(string)": "string", "tensor(bfloat16)": "bfloat16",
@@ -80,7 +81,7 @@ class OnnxRuntimeCpu:
         options = _options(params)
         options.graph_optimization_level = LEVELS[params.graph_optimization]
         options.optimized_model_filepath = str(out / ENTRY)
-        if model.size_bytes + GRAPH_ALLOWANCE_BYTES > PROTOBUF_LIMIT_BYTES:
+        if HALF_GROWS * model.size_bytes + GRAPH_ALLOWANCE_BYTES > PROTOBUF_LIMIT_BYTES:
             entry = "session.optimized_model_external_initializers"
             options.add_session_config_entry(f"{entry}_file_name", WEIGHTS)
             options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(EXTERNAL_TENSOR_BYTES))
