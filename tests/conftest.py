@@ -22,8 +22,20 @@ from app.redaction import get_redactor
 from app.storage import get_storage
 from app.storage.s3 import S3Storage
 from tests.services import running_postgres, running_redis, running_s3
+from tests.turns import side_by_side, turn
 
 os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
+
+
+@pytest.fixture(autouse=True)
+def _turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where tests run side by side, one that is marked `alone` waits until the others are done, and they for it."""
+    if not side_by_side():
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    with turn(tmp_path_factory.getbasetemp().parent, alone=alone):
+        yield
 
 
 @pytest.fixture(scope="session")

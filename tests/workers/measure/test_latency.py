@@ -59,6 +59,7 @@ def launch(feeds: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Calla
     return start
 
 
+@pytest.mark.alone
 def test_ten_times_the_work_is_slower_and_less_is_faster(
     small: EngineUnderTest, large: EngineUnderTest, feeds: Path, tmp_path: Path
 ):
@@ -85,6 +86,7 @@ def test_ten_times_the_work_is_slower_and_less_is_faster(
     assert [done for done, _, _ in told] == list(range(11))
 
 
+@pytest.mark.alone
 def test_an_engine_is_not_faster_than_itself(small: EngineUnderTest, feeds: Path, tmp_path: Path):
     """An interval misses one time in 20, and a claim needs more than that: two wrong ones of three are no chance."""
     verdicts = [
