@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.common import (
-    FAILED,
     USAGE,
     Failure,
     JsonOption,
+    own_database,
     print_json,
     print_rows,
     stderr,
@@ -286,22 +286,14 @@ def database(data: Path | None) -> Iterator["Session"]:
     """
     if data is not None:
         os.environ["BURNISH_DATA_DIR"] = str(data)
-    from sqlalchemy.exc import OperationalError, ProgrammingError
-
     import app.tables  # noqa: F401 - every table, before the first row is read
     from app.db import transaction
 
     try:
-        with transaction() as session:
+        with own_database(), transaction() as session:
             yield session
     except BurnishError as error:
         raise Failure(error.detail, hint=error.hint) from error
-    except (OperationalError, ProgrammingError) as error:
-        raise Failure(
-            f"the database cannot be used: {error.orig}",
-            hint="is BURNISH_DATABASE_URL or --data right, and has `burnish migrate` been run?",
-            status=FAILED,
-        ) from error
 
 
 def pages(page_of: Callable[["PageQuery"], tuple[list[Any], str | None]]) -> list[Any]:

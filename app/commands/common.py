@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
@@ -35,6 +36,25 @@ class Failure(Exception):
         super().__init__(detail)
         self.hint = hint
         self.status = status
+
+
+@contextmanager
+def own_database() -> Iterator[None]:
+    """The block uses this installation's database itself.
+
+    Raises:
+        Failure: the database cannot be opened, or has not the tables.
+    """
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        raise Failure(
+            f"the database cannot be used: {error.orig}",
+            hint="is BURNISH_DATABASE_URL, or the data directory (BURNISH_DATA_DIR, --data), right, "
+            "and has `burnish migrate` been run?",
+        ) from error
 
 
 def stdout() -> Console:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.common import FAILED, JsonOption, print_json, print_rows, stdout, when
+from app.commands.common import FAILED, JsonOption, own_database, print_json, print_rows, stdout, when
 
 KINDS = {
     "kind": lambda row: row["kind"].replace("_", " "),
@@ -35,7 +35,8 @@ def gc(
     if pause is not None:
         _pause(pause, as_json)
         return
-    report = service.collect(dry_run=dry_run).answer()
+    with own_database():
+        report = service.collect(dry_run=dry_run).answer()
     if as_json:
         print_json(report)
         return
@@ -60,7 +61,8 @@ def verify(
     """
     from app.retention.verify import verify as look
 
-    found = look(read=not quick)
+    with own_database():
+        found = look(read=not quick)
     faults = [
         {"digest": each.digest, "problem": each.problem, "used_by": each.used_by} for each in found.faults
     ]
@@ -82,7 +84,7 @@ def _pause(hours: float, as_json: bool) -> None:
     from app.db import transaction
     from app.retention import service
 
-    with transaction() as session:
+    with own_database(), transaction() as session:
         until = service.pause(session, hours).isoformat() if hours else None
         if not hours:
             service.resume(session)

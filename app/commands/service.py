@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.common import Failure, JsonOption, print_json, stderr, stdout
+from app.commands.common import Failure, JsonOption, own_database, print_json, stderr, stdout
 
 HostOption = Annotated[
     str, typer.Option(help="The address to listen on; others than 127.0.0.1 open it to a network.")
@@ -105,4 +105,5 @@ def migrate() -> None:
     """Bring the database to this version's tables, once, before API and workers start."""
     from app.migrate import upgrade
 
-    upgrade()
+    with own_database():
+        upgrade()

@@ -112,6 +112,24 @@ def test_keys_without_a_database(tmp_path: Path) -> None:
     assert "burnish migrate" in done.stderr
 
 
+@pytest.mark.parametrize("command", [("gc",), ("gc", "--dry-run"), ("gc", "--pause", "1"), ("verify",)])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_stored_without_a_database(tmp_path: Path, command: tuple[str, ...], there: bool) -> None:
+    data = tmp_path / "data"
+    if there:
+        data.mkdir()
+    done = burnish_command(
+        *command, home=tmp_path, check=1, BURNISH_DATABASE_URL="", BURNISH_DATA_DIR=str(data)
+    )
+    assert "BURNISH_DATA_DIR" in done.stderr
+
+
+def test_migrating_what_cannot_be_reached(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://burnish@127.0.0.1:1/burnish"
+    done = burnish_command("migrate", home=tmp_path, check=1, BURNISH_DATABASE_URL=url)
+    assert "BURNISH_DATABASE_URL" in done.stderr
+
+
 @pytest.fixture
 def job() -> dict[str, Any]:
     result = json.loads(Path(__file__).with_name("result.json").read_text())
