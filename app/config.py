@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,7 +32,10 @@ class Settings(BaseSettings):
         "then. Below BURNISH_LEASE_SECONDS. Commands take the time that they need. 0: for ever.",
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="The Celery broker, a Redis or Valkey URL."
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^(rediss?|redis\+socket)://.+$",
+        description="The Celery broker, Redis or Valkey: `redis://host:6379/0`, `rediss://…` over TLS, or "
+        "`redis+socket:///path` for a Unix socket.",
     )
     storage_dir: Path | None = Field(
         None,
@@ -250,7 +254,7 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         """The database URL, SQLite under the data directory where none was given."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'burnish.db').resolve()}"
+        return self.database_url or f"sqlite:///{quote(str((self.data_dir / 'burnish.db').resolve()))}"
 
     @property
     def blobs_path(self) -> Path:

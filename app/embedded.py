@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
+from urllib.parse import quote
 
 import httpx
 
@@ -258,7 +259,7 @@ class Embedded:
         return {
             **inherited,
             "BURNISH_DATA_DIR": str(self._data_dir),
-            "BURNISH_REDIS_URL": f"redis+socket://{broker_socket}",
+            "BURNISH_REDIS_URL": f"redis+socket://{quote(str(broker_socket))}",
             "BURNISH_PUBLIC_URL": self.url,
             "BURNISH_LOG_JSON": "true",
             "PYTHONSAFEPATH": "1",  # a folder called `app` or `workers` where the user stands is not ours

@@ -33,14 +33,15 @@ class Rates:
     """The counters of this process's Redis, and the addresses that this process answers no more for now."""
 
     def __init__(self, redis_url: str) -> None:
+        url = _client_url(redis_url)
         pool = redis.ConnectionPool.from_url(
-            redis_url,
+            url,
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         self._limiter = SlidingWindowCounterRateLimiter(
-            RedisStorage(redis_url, connection_pool=pool, key_prefix="burnish:rate")
+            RedisStorage(url, connection_pool=pool, key_prefix="burnish:rate")
         )
         self._away_until = 0.0
         self._logged = -math.inf
@@ -118,6 +119,13 @@ class Rates:
 def get_rates() -> Rates:
     """The rate limits of this process."""
     return Rates(get_settings().redis_url)
+
+
+def _client_url(broker_url: str) -> str:
+    """The client's spelling of a Unix socket: Celery's is `redis+socket:///path?virtual_host=0`."""
+    if not broker_url.startswith("redis+socket://"):
+        return broker_url
+    return broker_url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
 
 
 def _address_limited(seconds: int) -> RateLimited:

@@ -246,3 +246,16 @@ def test_its_settings_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1]))).close() is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     assert (tmp_path / "data" / "burnish.db").exists()
+
+
+def test_the_limit_on_requests_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its broker listens on a Unix socket, which two libraries spell differently."""
+    monkeypatch.setenv("BURNISH_KEY_MAX_REQUESTS_PER_MINUTE", "30")
+    data = tmp_path / "100% mine? #1"  # and in URLs none of these is what it is in a folder's name
+    with Embedded(data) as service:
+        key = {"Authorization": f"Bearer {service.api_key}"}
+        answers = [httpx.get(f"{service.url}/v1/models", headers=key) for _ in range(31)]
+    assert {answer.status_code for answer in answers[:10]} == {200}
+    assert answers[0].headers["ratelimit-policy"] == '"key";q=30;w=60'
+    assert answers[-1].status_code == 429
+    assert list(tmp_path.iterdir()) == [data]

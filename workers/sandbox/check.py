@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from app.config import Settings, get_settings
 from workers.child_process import ChildProcess, child_limits
@@ -78,7 +79,7 @@ def _data_folders(settings: Settings) -> set[Path]:
     url = settings.resolved_database_url
     folders = {settings.scratch_path, settings.blobs_path, settings.data_dir.resolve()}
     if url.startswith("sqlite:///"):
-        folders.add(Path(url.removeprefix("sqlite:///")).resolve().parent)
+        folders.add(Path(unquote(url.removeprefix("sqlite:///"))).resolve().parent)
     return {folder for folder in folders if folder.is_dir()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 from sqlalchemy import update
 
 from app.auth.tables import DEFAULT_PROJECT, Project
@@ -129,3 +130,17 @@ def test_redis_that_is_back_counts_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rates.admit_key("key_a", 9) == {}
     with running_redis(own):
         assert rates.admit_key("key_a", 9)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host", "rediss://:s%40cret@host:6380/1", "redis+socket:///run/redis.sock"]
+)
+def test_brokers_that_a_setting_may_name(url: str) -> None:
+    assert Settings(redis_url=url).redis_url == url
+    Rates(url)  # it connects with the first count
+
+
+@pytest.mark.parametrize("url", ["", "host:6379", "amqp://host", "unix:///run/redis.sock", "sentinel://host"])
+def test_brokers_that_cannot_count_are_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match="redis_url"):
+        Settings(redis_url=url)
