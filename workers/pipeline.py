@@ -1,6 +1,6 @@
 """One attempt of an `optimize` job: passes, engine, measurement, proof, bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,16 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     runtime = RUNTIMES[assignment.target["runtime"]]
     params = runtime.params.model_validate(assignment.target["params"])
-    baseline_engine = build_engine(attempt, "build:baseline", runtime, params, original)
+    plain = runtime.baseline_params(params)
+    baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, original)
     engine = build_engine(attempt, "build", runtime, params, optimized)
 
     samples = measuring_samples(attempt)
-    measured = measure_alone(attempt, runtime, params, baseline_engine, engine, samples)
+    sides = [
+        EngineUnderTest(runtime.name, side.root, side.entry, given.model_dump(mode="json"))
+        for side, given in ((baseline_engine, plain), (engine, params))
+    ]
+    measured = measure_alone(attempt, runtime.device, sides, samples)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
     built = Built(original, optimized, baseline_engine, engine, samples)
     artifacts = attempt.steps.fresh(
@@ -193,17 +198,10 @@ def calibration_samples(attempt: Attempt) -> list[Samples]:
 
 
 def measure_alone(
-    attempt: Attempt,
-    runtime: RuntimeSpec,
-    params: Params,
-    baseline: Engine,
-    engine: Engine,
-    samples: Samples,
+    attempt: Attempt, device: str, sides: Sequence[EngineUnderTest], samples: Samples
 ) -> dict[str, Any]:
-    """Measure both engines in turns, with the device to ourselves."""
-    plain = params.model_dump(mode="json")
-    sides = [EngineUnderTest(runtime.name, side.root, side.entry, plain) for side in (baseline, engine)]
-    attempt.supervisor.ask("acquire", device=runtime.device)
+    """Measure baseline and engine in turns, with the device to ourselves."""
+    attempt.supervisor.ask("acquire", device=device)
     try:
         return attempt.steps.fresh(
             "measuring",
@@ -227,7 +225,7 @@ def measure_alone(
             )
         raise
     finally:
-        attempt.supervisor.ask("release", device=runtime.device)
+        attempt.supervisor.ask("release", device=device)
 
 
 def shape_result(

@@ -7,7 +7,7 @@ from pydantic import Field
 from app.catalog.spec import Params, PassSpec, Precision
 
 ANY_PRECISION: frozenset[Precision] = frozenset(
-    {"fp32", "fp16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
+    {"fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"]
 InputRole = Literal["calibration", "train", "validation", "teacher"]
 Need = Literal["required", "optional", "required-or-synthetic"]
 PROTOBUF_LIMIT_BYTES = 2**31 - 1  # a larger model keeps its weights in files beside the protobuf
@@ -82,7 +82,10 @@ Preset = Callable[[PresetContext], PresetChoice]
 
 @dataclass(frozen=True)
 class RuntimeSpec:
-    """What runs an engine. `preset` gives the passes of a job that names none; its docstring is its documentation."""
+    """What runs an engine. `preset` gives the passes of a job that names none; its docstring is its documentation.
+
+    `baseline` are the parameters whose values the unmodified model is built with, whatever the target says.
+    """
 
     name: str
     version: int
@@ -92,6 +95,11 @@ class RuntimeSpec:
     formats: frozenset[str]  # of the models that `build` takes
     preset: Preset
     packages: tuple[str, ...] = ()
+    baseline: Mapping[str, Any] = field(default_factory=dict)  # parameters that make it compute in fp32
+
+    def baseline_params(self, params: Params) -> Params:
+        """The parameters of the baseline that an engine with these is measured against."""
+        return params.model_copy(update=dict(self.baseline))
 
     @property
     def documentation(self) -> str:

@@ -53,7 +53,7 @@ def package(
     folder.mkdir()
     entry = lay_out(folder, built.engine)
     implementation = runtimes.registry.get(runtime.name)
-    baseline = implementation.load(built.baseline_engine, params)
+    baseline = implementation.load(built.baseline_engine, runtime.baseline_params(params))
     engine = implementation.load(built.engine, params)
     seeded = synthetic_samples(assignment.subject.signature, assignment.seed, 1)
     feeds, source = sample_feeds(engine, [seeded, built.samples])
