@@ -35,6 +35,7 @@ class PassSpec:
     produces: Precision | None
     over_2gb: bool
     formats: frozenset[str] = frozenset({"onnx"})
+    leaves: str | None = None  # the model format that it leaves; None: as it was
     inputs: Mapping[InputRole, Need] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool = False  # whether the machine is part of the step key
@@ -43,6 +44,26 @@ class PassSpec:
     def documentation(self) -> str:
         """The parameter class's docstring."""
         return (self.params.__doc__ or "").strip()
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """What a model can be uploaded as.
+
+    `converts_to` are the formats that it can become. `declares` is what the uploader must or may say of it: signature,
+    architecture. `reference`: whether its own framework runs it, as the reference that an engine is shown beside.
+    `version` goes up whenever a conversion may give another model; it is part of the conversion's key.
+    """
+
+    name: str
+    version: int
+    title: str
+    files: str
+    documentation: str
+    converts_to: frozenset[str]
+    declares: frozenset[str] = frozenset()
+    reference: bool = False
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,9 @@ class ModelFacts:
     control_flow: Mapping[str, int] = field(
         default_factory=dict
     )  # of `operators`, those inside If, Loop and Scan
+    conversions: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # tried: format -> facts, or {problem}
 
 
 @dataclass(frozen=True)

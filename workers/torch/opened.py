@@ -1,0 +1,150 @@
+"""A model that its format opened as a PyTorch module: run eagerly, converted by export."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from app.errors import InvalidModel, SignatureMismatch
+from workers.model_handle import ModelHandle
+from workers.runtimes.base import Feeds
+from workers.torch.program import TorchModel, example_inputs, export
+from workers.torch.to_onnx import program_to_onnx
+
+OBSERVED_SIZES = (2, 3)  # of free dimensions: what differs between two runs is free in an output too
+
+
+class OpenedTorch:
+    """See `formats.base.OpenedModel`; `facts` are the format's own."""
+
+    def __init__(self, model: TorchModel, facts: Mapping[str, Any] | None = None):
+        self._model = model
+        self.inputs = [dict(entry) for entry in model.inputs]
+        self.outputs = [dict(entry) for entry in model.outputs]
+        self.facts = dict(facts or {})
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name, computed eagerly.
+
+        Raises:
+            SignatureMismatch: names, types or shapes of the feeds are not the model's.
+        """
+        found = _run(self._model.module, [torch.from_numpy(value) for value in fitting(self.inputs, feeds)])
+        named = zip(self.outputs, leaves(found), strict=True)
+        return {entry["name"]: _array(value) for entry, value in named}
+
+    def to_torch(self) -> TorchModel:
+        """The module itself."""
+        return self._model
+
+    def to_onnx(self, out: Path) -> ModelHandle:
+        """By torch.export and the exporter that follows its graph. Raises as `program_to_onnx`."""
+        return program_to_onnx(export(self._model), self._model.inputs, self._model.outputs, out)
+
+
+def fitting(inputs: Sequence[Mapping[str, Any]], feeds: Feeds) -> list[np.ndarray]:
+    """The feeds in the order of the inputs.
+
+    Raises:
+        SignatureMismatch: a name, a type, a rank or a fixed dimension is another.
+    """
+    wanted = [entry["name"] for entry in inputs]
+    if set(wanted) != set(feeds):
+        raise SignatureMismatch(
+            f"the model takes {sorted(wanted)}, given were {sorted(feeds)}", stage="running"
+        )
+    for entry in inputs:
+        value, shape = feeds[entry["name"]], entry["shape"]
+        fits = value.ndim == len(shape) and all(
+            not isinstance(dim, int) or dim == size for dim, size in zip(shape, value.shape, strict=True)
+        )
+        if value.dtype.name != entry["dtype"] or not fits:
+            raise SignatureMismatch(
+                f"input {entry['name']!r} is {entry['dtype']} {shape}, given was {value.dtype.name} {list(value.shape)}",
+                stage="running",
+                param=entry["name"],
+            )
+    return [feeds[name] for name in wanted]
+
+
+def with_outputs(model: TorchModel, names: Sequence[str] | None = None) -> TorchModel:
+    """The model with the outputs that it gives on seeded inputs of two sizes: types, shapes, and which dimensions are free.
+
+    `names` are theirs, in order; absent, the keys of a dictionary, `output`, or `output_0` and so on.
+
+    Raises:
+        InvalidModel: it does not run on inputs that fit its signature, or gives something that is no tensor.
+    """
+    seen = []
+    for size in OBSERVED_SIZES:
+        try:
+            seen.append(_run(model.module, example_inputs(model.inputs, free=size)))
+        except Exception as error:
+            raise InvalidModel(
+                f"the model does not run on inputs that fit its signature: {_sentence(error)}",
+                hint="declare the inputs as the model takes them (`signature`), with numbers for dimensions that are fixed",
+            ) from error
+    first, second = (leaves(one) for one in seen)
+    chosen = list(names) if names is not None else output_names(seen[0])
+    if len(chosen) != len(first):
+        raise InvalidModel(f"the model gives {len(first)} outputs, {len(chosen)} were named: {chosen}")
+    outputs = tuple(
+        {"name": name, "dtype": _array(one).dtype.name, "shape": _shape(model.inputs, one, other)}
+        for name, one, other in zip(chosen, first, second, strict=True)
+    )
+    return replace(model, outputs=outputs)
+
+
+def output_names(found: Any) -> list[str]:
+    """Names for what a module gave: a dictionary's keys, `output` for a tensor, else `output_0` and so on."""
+    if isinstance(found, torch.Tensor):
+        return ["output"]
+    if isinstance(found, Mapping) and all(isinstance(value, torch.Tensor) for value in found.values()):
+        return [str(name) for name in found]
+    return [f"output_{number}" for number in range(len(leaves(found)))]
+
+
+def leaves(found: Any) -> list[torch.Tensor]:
+    """The tensors of a pytree, in order.
+
+    Raises:
+        InvalidModel: something else than tensors is there.
+    """
+    flat = [value for value in pytree.tree_leaves(found) if value is not None]
+    for value in flat:
+        if not isinstance(value, torch.Tensor):
+            raise InvalidModel(
+                f"the model gives a {type(value).__name__} among its outputs; they must be tensors",
+                hint="wrap the network so that it gives tensors",
+            )
+    return flat
+
+
+def _shape(
+    inputs: Sequence[Mapping[str, Any]], one: torch.Tensor, other: torch.Tensor
+) -> list[int | str | None]:
+    """An output's shape: what changed with the free dimensions is free. A first axis is called as the inputs' are."""
+    firsts = {entry["shape"][0] for entry in inputs if entry["shape"]}
+    batch = next(iter(firsts)) if len(firsts) == 1 else None
+    return [
+        size if size == changed else (batch if axis == 0 and isinstance(batch, str) else None)
+        for axis, (size, changed) in enumerate(zip(one.shape, other.shape, strict=True))
+    ]
+
+
+def _run(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
+    with torch.inference_mode():
+        return module(*tensors)
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    wide = value.float() if value.dtype == torch.bfloat16 else value
+    return np.asarray(wide.detach().cpu().numpy())
+
+
+def _sentence(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
