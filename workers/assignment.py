@@ -5,10 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-UPLOAD_NAMES = {
-    "model": "model.onnx",
-    "dataset": "data.npz",
-}  # under which an upload that is one file is kept
+UPLOAD_NAMES = {"model": "model.onnx", "dataset": "data.npz"}  # under which an upload is laid out for inspection
 
 
 class SubjectFiles(BaseModel):
@@ -23,6 +20,7 @@ class SubjectFiles(BaseModel):
     format: str
     signature: dict[str, Any]  # {inputs, outputs: [{name, dtype, shape}]}
     facts: dict[str, Any]
+    declared: dict[str, Any] = {}  # what the uploader said of it
     name: str
 
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.catalog.formats import FORMATS
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
-from app.storage.disk import link_or_copy
-from workers.archive import is_archive, unpack
 from workers.assignment import UPLOAD_NAMES, InspectAssignment
 from workers.formats import npz, onnx
-from workers.formats.detect import refusal
+from workers.formats.base import Source
+from workers.formats.describe import describe
+from workers.formats.locate import locate, place
 
-MODEL_FILE, DATASET_FILE = UPLOAD_NAMES["model"], UPLOAD_NAMES["dataset"]
+DATASET_FILE = UPLOAD_NAMES["dataset"]
 
 
 def inspect(assignment: InspectAssignment, report: Callable[[str], None]) -> dict[str, Any]:
@@ -30,36 +31,25 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
     """{root, format, signature, facts} of a model."""
     if assignment.file.stat().st_size == 0:
         raise InvalidModel("the file is empty")
-    if (error := refusal(assignment.file)) is not None:
-        raise error
-    declared = assignment.declared.get("format")
-    if declared not in (None, onnx.FORMAT):
-        raise UnsupportedFormat(
-            f"the format {declared!r} was declared; models are taken as {onnx.FORMAT}", param="format"
-        )
     report("unpacking")
-    if is_archive(assignment.file):
-        unpack(assignment.file, root, assignment.max_archive_bytes, assignment.max_archive_files)
-        entry = find_entry(root)
-    else:
-        root, entry = place(assignment.file, root, MODEL_FILE), MODEL_FILE
+    name, root, entry = locate(
+        assignment.file, root, assignment.max_archive_bytes, assignment.max_archive_files
+    )
+    if (declared := assignment.declared.get("format")) not in (None, name):
+        raise UnsupportedFormat(
+            f"the format {declared!r} was declared, but the file is {name}",
+            param="format",
+            hint="leave the format out: it is found by the file's content",
+        )
     report("checking")
-    described = onnx.describe(root, entry, onnx.check(root, entry))
-    fix_declared(described["signature"], assignment.declared.get("signature"))
-    return {"root": str(root), "format": onnx.FORMAT, **described}
-
-
-def find_entry(root: Path) -> str:
-    """The ONNX file of an unpacked archive.
-
-    Raises:
-        UnsafeModel, UnsupportedFormat: there is none, or several; what else was found is named.
-    """
-    if not any(root.rglob("*.onnx")):
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            if (error := refusal(file)) is not None:
-                raise error
-    return onnx.find_entry(root)
+    if name == onnx.FORMAT:
+        described = onnx.describe(root, entry, onnx.check(root, entry))
+    else:
+        source = Source(root, entry, assignment.declared)
+        described = describe(name, source, assignment.scratch, report)
+    if "signature" not in FORMATS[name].declares:
+        fix_declared(described["signature"], assignment.declared.get("signature"))
+    return {"root": str(root), "format": name, **described}
 
 
 def inspect_dataset(
@@ -70,15 +60,6 @@ def inspect_dataset(
     root = place(assignment.file, root, DATASET_FILE)
     described = npz.describe(root / DATASET_FILE, assignment.max_archive_bytes)
     return {"root": str(root), "format": npz.FORMAT, **described}
-
-
-def place(file: Path, root: Path, name: str) -> Path:
-    """The folder in which the upload lies under a plain name: its own, where it was laid out under that name."""
-    if file.name == name:
-        return file.parent
-    root.mkdir(parents=True)
-    link_or_copy(file, root / name)
-    return root
 
 
 def fix_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:

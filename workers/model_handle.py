@@ -1,8 +1,9 @@
 """A model on disk: where it lies, what it is; loaded late."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES as PROTOBUF_LIMIT_BYTES
 
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """A directory of files that must not be written to; `entry` is the file to open, relative to `root`."""
+    """A directory of files that must not be written to; `entry` is the file or folder to open, relative to `root`.
+
+    `declared` is what the uploader said of it (`formats.base.Source`); formats that need it are opened with it.
+    """
 
     root: Path
     entry: str
     format: str
     digest: str  # of the tree under `root`
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
+from app.catalog.formats import FORMATS
 from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.errors import NotFound
@@ -104,9 +105,11 @@ def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
             described["signature"],
             described["facts"],
         )
+        declared: dict[str, Any] = {}
     else:
         model = _row(session, Model, job.project_id, job.subject)
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
+        declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
     return SubjectFiles(
         id=job.subject,
         digest=job.subject_digest,
@@ -115,6 +118,7 @@ def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
         format=format_,
         signature=signature,
         facts=facts,
+        declared=declared,
         name=name,
     )
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,7 +13,10 @@ from onnx.inliner import inline_local_functions
 
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES, Precision
 from app.errors import InvalidModel, UnsupportedFormat
+from app.storage.disk import link_or_copy
 from app.text import plain
+from workers.formats import implements
+from workers.formats.base import Source
 from workers.formats.bounds import check_bounds
 from workers.formats.flops import NOTE, count_flops
 from workers.formats.weights import (
@@ -25,8 +28,13 @@ from workers.formats.weights import (
     parameters,
     tensors,
 )
-from workers.onnx_files import graphs
+from workers.model_handle import ModelHandle
+from workers.onnx_files import graphs, tree_digest
 from workers.onnx_nodes import nodes_of
+from workers.runtimes.base import Engine, Feeds
+
+if TYPE_CHECKING:
+    from workers.torch.program import TorchModel
 
 FORMAT = "onnx"
 STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"}
@@ -248,3 +256,60 @@ def dtype_name(data_type: int) -> str:
 
 def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
+
+
+@implements(FORMAT)
+class Onnx:
+    """See `base.Format`. ONNX has no mark of its own: what no other format recognizes is tried as ONNX."""
+
+    file_name = "model.onnx"
+
+    def recognizes(self, file: Path) -> bool:
+        """Never: see the class."""
+        return False
+
+    def find_entry(self, root: Path) -> str | None:
+        """The `.onnx` file of an unpacked upload. Raises as `find_entry`."""
+        return find_entry(root) if any(root.rglob("*.onnx")) else None
+
+    def open(self, source: Source) -> "OpenedOnnx":
+        """The model in ONNX Runtime, as it is. Raises as `OnnxRuntimeCpu.load`."""
+        return OpenedOnnx(source)
+
+
+class OpenedOnnx:
+    """See `base.OpenedModel`: run by ONNX Runtime without its optimizations."""
+
+    def __init__(self, source: Source):
+        from app.catalog.runtimes import OnnxRuntimeCpuParams
+        from workers.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+
+        self._source = source
+        self._loaded = OnnxRuntimeCpu().load(Engine(source.root, source.entry), OnnxRuntimeCpuParams())
+        self.inputs, self.outputs = self._loaded.inputs, self._loaded.outputs
+        self.facts: dict[str, Any] = {}
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name. Raises as `LoadedOnnxRuntime.run`."""
+        return self._loaded.run(feeds)
+
+    def to_onnx(self, out: Path) -> ModelHandle:
+        """A copy."""
+        for file in self._source.root.rglob("*"):
+            if file.is_file():
+                link_or_copy(file, out / file.relative_to(self._source.root))
+        return ModelHandle(out, self._source.entry, FORMAT, tree_digest(out))
+
+    def to_torch(self) -> "TorchModel":
+        """Real modules with trainable weights, see `workers.onnx_to_torch`.
+
+        Raises:
+            UnsupportedOperator: an operator has no counterpart; all of them are listed.
+        """
+        from workers.onnx_to_torch.convert import to_module
+        from workers.torch.program import TorchModel
+
+        handle = ModelHandle(self._source.root, self._source.entry, FORMAT, "")
+        proto = handle.load_onnx()
+        described = signature(proto)
+        return TorchModel(to_module(proto), tuple(described["inputs"]), tuple(described["outputs"]))

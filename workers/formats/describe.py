@@ -1,0 +1,68 @@
+"""What an upload that is no ONNX is and can become: opened, converted on trial, and compared. Runs in a child."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.catalog.formats import FORMATS
+from app.catalog.spec import PROTOBUF_LIMIT_BYTES
+from app.errors import BurnishError
+from workers.conversion import convert
+from workers.formats import onnx, registry
+from workers.formats.base import OpenedModel, Source
+
+UNKNOWN = {"opset": None, "flops": None, "flops_note": "", "operators": {}, "control_flow": {}, "domains": {}}
+
+
+def describe(name: str, source: Source, scratch: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """{signature, facts} of a model in a framework's own format.
+
+    Facts are those of the ONNX that it becomes, the format's own, and `conversions`: for each format that it can become
+    what `convert` says, or the `problem` that it cannot.
+
+    Raises:
+        BurnishError: it cannot be opened, or becomes nothing: then what speaks against ONNX, or else the first.
+    """
+    report("opening")
+    opened = registry.get(name).open(source)
+    size = sum(file.stat().st_size for file in source.root.rglob("*") if file.is_file())
+    conversions: dict[str, Any] = {}
+    network: dict[str, Any] = UNKNOWN
+    failures: list[BurnishError] = []
+    for to in sorted(FORMATS[name].converts_to):
+        report(f"converting to {to}")
+        try:
+            made, conversions[to] = convert(opened, to, _folder(scratch, to))
+        except BurnishError as error:
+            failures.append(error)
+            conversions[to] = {"problem": error.problem()}
+            continue
+        if to == onnx.FORMAT:
+            network = onnx.describe(made.root, made.entry)["facts"]
+    if len(failures) == len(conversions):
+        raise failures[0]
+    facts = {
+        "precision": "fp32",
+        "warnings": [],
+        **network,
+        **opened.facts,
+        "producer": opened.facts.get("producer", name),
+        "size_bytes": size,
+        "over_2gb": size > PROTOBUF_LIMIT_BYTES,
+        "entry": source.entry,
+        "conversions": conversions,
+    }
+    return {"signature": _signature(opened), "facts": facts}
+
+
+def _folder(scratch: Path, to: str) -> Path:
+    folder = scratch / f"trial-{to}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _signature(opened: OpenedModel) -> dict[str, Any]:
+    return {
+        "inputs": [dict(entry) for entry in opened.inputs],
+        "outputs": [dict(entry) for entry in opened.outputs],
+    }
