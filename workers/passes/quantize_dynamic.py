@@ -6,7 +6,8 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from app.catalog.passes import PASSES, QuantizeDynamicParams
+from app.catalog.pass_params.quantization import QuantizeDynamicParams
+from app.catalog.passes import PASSES
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx, signature_of

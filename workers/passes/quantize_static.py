@@ -7,7 +7,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-from app.catalog.passes import FUSED_OPERATORS, PASSES, QuantizeStaticParams
+from app.catalog.pass_params.quantization import FUSED_OPERATORS, QuantizeStaticParams
+from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe
 from workers.calibration import Plan, Ranges, collect_ranges
 from workers.context import PassContext

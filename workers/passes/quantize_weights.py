@@ -7,7 +7,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 
-from app.catalog.passes import PASSES, QuantizeWeightsParams
+from app.catalog.pass_params.quantization import QuantizeWeightsParams
+from app.catalog.passes import PASSES
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import graphs, save_onnx, signature_of

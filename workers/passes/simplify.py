@@ -3,7 +3,8 @@
 import onnx
 import onnxslim
 
-from app.catalog.passes import PASSES, SimplifyParams
+from app.catalog.pass_params.graph import SimplifyParams
+from app.catalog.passes import PASSES
 from app.errors import InvalidModel
 from workers.context import PassContext
 from workers.model_handle import ModelHandle

@@ -2,7 +2,8 @@
 
 import onnx
 
-from app.catalog.passes import PASSES, ToFp16Params
+from app.catalog.pass_params.precision import ToFp16Params
+from app.catalog.passes import PASSES
 from workers.context import PassContext
 from workers.half_precision import HalfPrecision
 from workers.model_handle import ModelHandle

@@ -1,0 +1,28 @@
+"""Parameters of the passes that change the floating-point type."""
+
+from pydantic import Field
+
+from app.catalog.spec import Params
+
+
+class ToFp16Params(Params):
+    """Stores weights and computes in half precision (IEEE 754 binary16): half the size.
+
+    Whether it is faster is the runtime's matter: ONNX Runtime's CPU kernels compute most operators in fp32 and gain
+    no speed, and the engine keeps the half size only where the runtime's `graph_optimization` is at most extended (at
+    all, convolution weights are laid out anew in fp32). Magnitudes over 65504 do not exist in half precision; the report counts the weights that were clamped.
+    An operator whose inputs half precision cannot carry belongs into `blocked_operators`.
+
+    Source: Micikevicius et al., Mixed Precision Training, 2018 (https://arxiv.org/abs/1710.03740); the operators'
+    schemas (https://onnx.ai/onnx/operators/) say which nodes can take it.
+    """
+
+    keep_io_types: bool = Field(
+        default=True,
+        description="Inputs and outputs stay fp32, and are cast inside. False changes the signature to float16.",
+    )
+    blocked_operators: tuple[str, ...] = Field(
+        default=(),
+        description="Operator types that stay in fp32, besides those that have no fp16 form.",
+    )
+    blocked_nodes: tuple[str, ...] = Field(default=(), description="Names of nodes that stay in fp32.")
