@@ -28,7 +28,7 @@ def open_model(model: ModelHandle) -> OpenedModel:
 def convert(opened: OpenedModel, to: str, out: Path, seed: int = 0) -> tuple[ModelHandle, dict[str, Any]]:
     """An opened model as `to` (onnx, torch-export) in the empty folder `out`, and how closely it follows.
 
-    The facts: `checked` (whether both ran), `outputs` {name: see `OutputFidelity.result`}, `problem` where the model
+    The facts: `checked` (whether both ran), `outputs` {name: see `OutputFidelity.result`}, `reason` where the model
     itself does not run on inputs that were generated to fit its signature, so that nothing could be compared.
 
     Raises:
@@ -48,12 +48,12 @@ def compare(source: OpenedModel, converted: OpenedModel, to: str, seed: int) -> 
     try:
         samples = synthetic_samples({"inputs": source.inputs}, seed, SAMPLES)
     except SignatureMismatch as error:
-        return {"checked": False, "problem": error.detail, "outputs": {}}
+        return {"checked": False, "reason": error.detail, "outputs": {}}
     try:
         for run in run_side_by_side(_Named(source), converted, samples):
             fidelity.observe(run)
     except _OwnFailure as failure:
-        return {"checked": False, "problem": failure.cause, "outputs": {}}
+        return {"checked": False, "reason": failure.cause, "outputs": {}}
     outputs = fidelity.result()["outputs"]
     for name, found in outputs.items():
         if _differs(found) or fidelity.outputs[name].misshapen:

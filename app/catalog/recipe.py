@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.catalog.formats import way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import (
@@ -24,6 +25,7 @@ from app.catalog.spec import (
 from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
 
 ERRORS_SHOWN = 20
+CONVERTIBLE = frozenset({"fp32", "fp16", "bf16"})  # what a conversion between formats keeps as it is
 EXACT_FLOATS = {  # what holds every value of an integer type, as numpy counts it
     "int8": ("float16", "float32", "float64"),
     "int16": ("float32", "float64"),
@@ -150,20 +152,18 @@ def plan(
         recipe = _preset(runtime, model, calibration_hint, options)
     steps: list[RecipeStep] = []
     precision: Precision = model.precision
+    form = model.format
     for index, step in enumerate(recipe.passes):
         path = f"recipe.passes[{index}]"
         spec = _pass_of(step, path)
+        form = _taken(spec.name, spec.formats, form, precision, model, f"{path}.pass")
         _check_fit(spec, model, precision, steps, path)
         _check_inputs(spec, step, model, datasets, options, path)
         params = _validated(spec.params, step.params, f"{path}.params")
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
         precision = spec.produces or precision
-    if model.format not in runtime.formats:
-        raise IncompatibleRecipe(
-            f"the runtime {runtime.name} does not take {model.format} models",
-            param=f"{at}.runtime",
-            hint=f"it takes {_listed(runtime.formats)}",
-        )
+        form = spec.leaves or form
+    _taken(f"the runtime {runtime.name}", runtime.formats, form, precision, model, f"{at}.runtime")
     if evaluation is not None:
         _check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
     return recipe.model_copy(update={"passes": steps})
@@ -203,15 +203,40 @@ def _pass_of(step: RecipeStep, path: str) -> PassSpec:
     return spec
 
 
+def _taken(
+    who: str, taken: frozenset[str], form: str, precision: Precision, model: ModelFacts, path: str
+) -> str:
+    """The format in which a pass or a runtime gets a model that is in the format `form`: the same, or one it becomes."""
+    try:
+        becomes = way(form, taken)
+    except LookupError:
+        raise IncompatibleRecipe(
+            f"{who} does not take {form} models, and they cannot become what it takes",
+            param=path,
+            hint=f"it takes {_listed(taken)}",
+        ) from None
+    if becomes is None:
+        return form
+    if precision not in CONVERTIBLE:
+        raise IncompatibleRecipe(
+            f"{who} takes {_listed(taken)}; a {precision} model in {form} does not become that",
+            param=path,
+            hint=f"do what makes it {precision} in a pass that works on {_listed(taken)}, or choose another target",
+        )
+    tried = model.conversions.get(becomes, {}) if form == model.format else {}
+    if problem := tried.get("problem"):
+        raise IncompatibleRecipe(
+            f"{who} takes {_listed(taken)}, and the model does not become {becomes}: {problem['detail']}",
+            param=path,
+            hint=problem.get("hint"),
+            errors=[problem],
+        )
+    return becomes
+
+
 def _check_fit(
     spec: PassSpec, model: ModelFacts, precision: Precision, before: list[RecipeStep], path: str
 ) -> None:
-    if model.format not in spec.formats:
-        raise IncompatibleRecipe(
-            f"{spec.name} does not take {model.format} models",
-            param=f"{path}.pass",
-            hint=f"it takes {_listed(spec.formats)}",
-        )
     if precision not in spec.consumes:
         makers = [step.name for step in before if PASSES[step.name].produces is not None]
         origin = f"after {makers[-1]} it is" if makers else "it is"

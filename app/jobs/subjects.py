@@ -36,6 +36,7 @@ class Subject:
             inputs=tuple(self.signature["inputs"]),
             outputs=tuple(self.signature["outputs"]),
             control_flow=self.facts.get("control_flow", {}),
+            conversions=self.facts.get("conversions", {}),
         )
 
 

@@ -11,7 +11,14 @@ from workers.conversion import convert
 from workers.formats import onnx, registry
 from workers.formats.base import OpenedModel, Source
 
-UNKNOWN = {"opset": None, "flops": None, "flops_note": "", "operators": {}, "control_flow": {}, "domains": {}}
+UNKNOWN: dict[str, Any] = {
+    "opset": None,
+    "flops": None,
+    "flops_note": "",
+    "operators": {},
+    "control_flow": {},
+    "domains": {},
+}
 
 
 def describe(name: str, source: Source, scratch: Path, report: Callable[[str], None]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.catalog import recipe as module
+from app.catalog.formats import FORMATS
 from app.catalog.passes import PASSES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, step_key, validate_target
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES, ModelFacts
@@ -142,11 +143,37 @@ def test_the_chain_of_precisions_names_who_broke_it():
 
 
 def test_formats_are_held_against_passes_and_runtime():
-    with pytest.raises(IncompatibleRecipe) as refusal:
-        planned({"pass": "simplify"}, facts=model(format="keras"))
+    unknown = model(format="caffe")
+    with pytest.raises(IncompatibleRecipe, match="cannot become") as refusal:
+        planned({"pass": "simplify"}, facts=unknown)
     assert refusal.value.param == "recipe.passes[0].pass"
     with pytest.raises(IncompatibleRecipe) as refusal:
-        planned(facts=model(format="keras"))
+        planned(facts=unknown)
+    assert refusal.value.param == "targets[0].runtime"
+
+
+def test_a_model_that_becomes_what_is_taken_is_taken():
+    for name, spec in FORMATS.items():
+        if "onnx" in spec.converts_to:
+            assert planned({"pass": "simplify"}, facts=model(format=name)).passes
+
+
+def test_a_conversion_that_failed_when_it_was_tried_speaks_against_the_target():
+    problem = {"code": "unsupported_operator", "detail": "no ONNX form of aten::odd", "hint": "leave it out"}
+    facts = model(format="keras", conversions={"onnx": {"problem": problem}})
+    with pytest.raises(IncompatibleRecipe, match="aten::odd") as refusal:
+        planned(facts=facts)
+    assert (refusal.value.hint, refusal.value.errors) == ("leave it out", [problem])
+    assert planned(facts=model(format="keras", conversions={"onnx": {"checked": True}}))
+
+
+def test_a_quantized_model_becomes_no_other_format(monkeypatch):
+    """Its integers would come out as floating point that pretends, with nothing gained."""
+    program = dataclasses.replace(module.RUNTIMES["onnxruntime-cpu"], formats=frozenset({"torch-export"}))
+    monkeypatch.setitem(module.RUNTIMES, "onnxruntime-cpu", program)
+    assert planned({"pass": "simplify"})
+    with pytest.raises(IncompatibleRecipe, match="int8-dynamic model in onnx") as refusal:
+        planned({"pass": "quantize-dynamic"})
     assert refusal.value.param == "targets[0].runtime"
 
 
