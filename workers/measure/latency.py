@@ -3,11 +3,12 @@
 Each of several launches starts three processes anew: baseline, optimized, and the baseline once more as the A/A control.
 The baseline is timed against each of the other two in rounds of ABBA blocks (BAAB in every second launch, and the
 partners' order changes too), on the same pinned CPUs, while everybody else is stopped. Only two engines are in memory
-at a time. A block is a few untimed runs, then runs for about `BLOCK_SECONDS`; the number of its runs is fixed at the
+at a time. Where there is a reference, the source framework, it is timed in the same launch, against a fresh process of the
+optimized engine. A block is a few untimed runs, then runs for about `BLOCK_SECONDS`; the number of its runs is fixed at the
 first launch. `statistics.ratio_interval` makes intervals of the blocks, `app/measurements/compare.py` the verdict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ WARM_UP_SECONDS = 0.1
 SLOW_WARM_UP_SECONDS = 2.0  # a warm-up ends then, however few runs it had; never with less than one
 P99_RUNS = 1000  # ten lie beyond the 99th percentile; of fewer it says little and is not given
 RESUME_SECONDS = 0.005  # of untimed runs before each block; never less than one run
+REFERENCE_SHARE = 0.25  # of the seconds, where a reference is timed too
 
 Report = Callable[[int, int, str], None]
 
@@ -99,12 +101,14 @@ def compare_latency(
     seconds: float,
     seed: int = 0,
     report: Report = lambda done, total, message: None,
+    reference: EngineUnderTest | None = None,
 ) -> dict[str, Any]:
     """Measure both, alone on the device, on the feeds in a file (`feeds_file.py`) that hold `batch` samples a run.
 
     The answer: `baseline` and `optimized` with {latency {p50_ms, p90_ms, p99_ms, mean_ms, samples, launches, batch,
     threads}, throughput_per_s, peak_memory_bytes, load_ms, p50_interval_ms, block_medians_ms, spread}; `speedup` {value,
-    low, high, verdict}; `control` {value, low, high, block_medians_ms}; `pinned_cpus`; `plan`; `waited_share`.
+    low, high, verdict}; `control` {value, low, high, block_medians_ms}; `pinned_cpus`; `plan`; `waited_share`. With a
+    `reference` also this side, and `speedup_over_reference` like `speedup`.
 
     - p99_ms is None where fewer than `P99_RUNS` runs were timed.
     - throughput_per_s counts samples, one run after another: the median of what the blocks reached.
@@ -122,6 +126,9 @@ def compare_latency(
     pairs = {"optimized": Pair(), "control": Pair()}
     engines = {"optimized": optimized, "control": baseline}
     plan: BlockPlan | None = None
+    beside = Beside(reference, optimized, launches, REFERENCE_SHARE * seconds) if reference else None
+    own_seconds = seconds - (beside.seconds if beside else 0)
+    steps = 2 + bool(beside)
     for number in range(launches):
         swapped = number % 2 == 1
         with ExitStack() as stack:
@@ -134,20 +141,23 @@ def compare_latency(
                 process.wait_ready()
             baseline_ns, loaded = _load(first)
             for turn, (name, second) in enumerate(zip(names, others, strict=True)):
-                report(2 * number + turn, 2 * launches, f"launch {number + 1} of {launches}: {name}")
+                report(steps * number + turn, steps * launches, f"launch {number + 1} of {launches}: {name}")
                 with second:
                     partner_ns, partner_loaded = _load(second)
-                    plan = plan or plan_blocks(baseline_ns, partner_ns, launches, seconds)
+                    plan = plan or plan_blocks(baseline_ns, partner_ns, launches, own_seconds)
                     _trade(pairs[name], first, second, plan.runs(name), plan.rounds, swapped=swapped)
                     _note(pairs[name].partner, second, partner_loaded)
                     _note(pairs[name].baseline, first, loaded)
-    report(2 * launches, 2 * launches, "measured")
+        if beside:
+            report(steps * number + 2, steps * launches, f"launch {number + 1} of {launches}: reference")
+            beside.launch(feeds, cpus, scratch, swapped=swapped)
+    report(steps * launches, steps * launches, "measured")
     assert plan is not None
     speedup, control = pairs["optimized"].ratio(seed), pairs["control"].ratio(seed)
     threads = int(baseline.params.get("threads") or len(cpus))
     sides = (side for pair in pairs.values() for side in (pair.baseline, pair.partner))
     waited = [share for side in sides for share in side.waited]
-    return {
+    result = {
         "baseline": _side(pairs["optimized"].baseline, batch, threads, seed),
         "optimized": _side(pairs["optimized"].partner, batch, threads, seed),
         "speedup": {**_interval(speedup), "verdict": speed_verdict(speedup, control)},
@@ -165,17 +175,58 @@ def compare_latency(
             "rounds": plan.rounds,
         },
     }
+    return {**result, **beside.result(batch, threads, seed, control)} if beside else result
+
+
+class Beside:
+    """The reference against the optimized engine, both in processes of their own, launch by launch."""
+
+    def __init__(self, reference: EngineUnderTest, optimized: EngineUnderTest, launches: int, seconds: float):
+        self._engines = reference, optimized
+        self._launches = launches
+        self.seconds = seconds
+        self._plan: tuple[tuple[int, int], int] | None = None
+        self.pair = Pair()
+
+    def launch(self, feeds: Path, cpus: Sequence[int], scratch: Path, *, swapped: bool) -> None:
+        """Time one launch of both. Raises as `compare_latency`."""
+        with ExitStack() as stack:
+            first, second = (
+                stack.enter_context(Launched(engine, feeds, cpus, scratch)) for engine in self._engines
+            )
+            for process in (first, second):
+                process.wait_ready()
+            (first_ns, loaded), (second_ns, other) = _load(first), _load(second)
+            runs, rounds = self._plan = self._plan or self._blocks(first_ns, second_ns)
+            _trade(self.pair, first, second, runs, rounds, swapped=swapped)
+            _note(self.pair.baseline, first, loaded)
+            _note(self.pair.partner, second, other)
+
+    def result(self, batch: int, threads: int, seed: int, control: Interval) -> dict[str, Any]:
+        """The part of `compare_latency`'s answer that is about the reference."""
+        speedup = self.pair.ratio(seed)
+        return {
+            "reference": _side(self.pair.baseline, batch, threads, seed),
+            "speedup_over_reference": {**_interval(speedup), "verdict": speed_verdict(speedup, control)},
+        }
+
+    def _blocks(self, first_ns: float, second_ns: float) -> tuple[tuple[int, int], int]:
+        runs = _runs(first_ns), _runs(second_ns)
+        round_seconds = 2 * (runs[0] * first_ns + runs[1] * second_ns) / 1e9
+        return runs, max(int(self.seconds / (self._launches * max(round_seconds, 4 * BLOCK_SECONDS))), 1)
 
 
 def plan_blocks(baseline_ns: float, optimized_ns: float, launches: int, seconds: float) -> BlockPlan:
     """Blocks of about `BLOCK_SECONDS`, as many rounds as `seconds` allow, at least one run a block and one round."""
-    runs = [
-        min(max(round(BLOCK_SECONDS * 1e9 / run_ns), 1), MOST_RUNS) for run_ns in (baseline_ns, optimized_ns)
-    ]
+    runs = _runs(baseline_ns), _runs(optimized_ns)
     # a round of both pairs: six blocks of the baseline's engine, two of the optimized one
     round_seconds = (6 * runs[0] * baseline_ns + 2 * runs[1] * optimized_ns) / 1e9
     rounds = max(int(seconds / (launches * max(round_seconds, 8 * BLOCK_SECONDS))), 1)
     return BlockPlan(runs[0], runs[1], rounds)
+
+
+def _runs(run_ns: float) -> int:
+    return min(max(round(BLOCK_SECONDS * 1e9 / run_ns), 1), MOST_RUNS)
 
 
 def _load(process: Launched) -> tuple[float, dict[str, Any]]:

@@ -76,6 +76,15 @@ def _comparison_rows(timed: Json, comparison: Json, sides: Mapping[str, Json]) -
         {**launches, "block_medians": control["block_medians_ms"]},
         (control["low"], control["high"]),
     )
+    if referred := comparison["speedup_over_reference"]:
+        yield _row(
+            "comparison",
+            "speedup_over_reference",
+            "1",
+            referred["value"],
+            {"count": launches["count"], "verdict": referred["verdict"]},
+            (referred["low"], referred["high"]),
+        )
     if drop := comparison["accuracy_drop"]:
         accuracy = sides["optimized"]["accuracy"]
         yield _row(

@@ -52,13 +52,16 @@ def measure(
     scratch: Path,
     read_by_passes: Sequence[Samples] = (),
     seconds: float,
+    reference: EngineUnderTest | None = None,
 ) -> dict[str, Any]:
     """Compare two engines in outputs, accuracy, speed and memory; nobody else may measure on the device meanwhile.
 
     `samples` are what both run on; `evaluation` is {metric, output} of the job, `budget` {max_drop}; `read_by_passes` is
     the data that passes read; `seconds` is for `compare_latency`.
 
-    The answer: `baseline` and `optimized` {latency, throughput_per_s, peak_memory_bytes, load_ms, accuracy};
+    `reference` is the model in its source framework, timed beside the others, its outputs not compared.
+
+    The answer: `baseline`, `optimized` and `reference` (None where none is given) {latency, throughput_per_s, peak_memory_bytes, load_ms, accuracy};
     `comparison` {speedup, control, fidelity, accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of
     `protocol.py`; `machine`; `warnings`.
 
@@ -74,7 +77,15 @@ def measure(
     compared = _compare_outputs(baseline, optimized, samples, evaluation, budget, seed, report, feeds)
     gc.collect()  # engines and their threads are gone before anything is timed
     timed = compare_latency(
-        baseline, optimized, feeds, scratch, batch=compared.batch, seconds=seconds, seed=seed, report=report
+        baseline,
+        optimized,
+        feeds,
+        scratch,
+        batch=compared.batch,
+        seconds=seconds,
+        seed=seed,
+        report=report,
+        reference=reference,
     )
     sides = {
         name: {
@@ -84,11 +95,16 @@ def measure(
             },
             **outputs,
         }
-        for name, outputs in (("baseline", compared.baseline), ("optimized", compared.optimized))
+        for name, outputs in (
+            ("baseline", compared.baseline),
+            ("optimized", compared.optimized),
+            *([("reference", {"accuracy": None})] if reference else []),
+        )
     }
     comparison = {
         "speedup": timed["speedup"],
         "control": {key: timed["control"][key] for key in ("value", "low", "high")},
+        "speedup_over_reference": timed.get("speedup_over_reference"),
         **compared.comparison,
     }
     described = {
@@ -97,13 +113,16 @@ def measure(
         "waited_share": timed["waited_share"],
         "load_average_after": load_average(),
         "runtimes": {
-            side.runtime: dict(registry.alone(side.runtime).versions()) for side in (baseline, optimized)
+            side.runtime: dict(registry.alone(side.runtime).versions())
+            for side in (baseline, optimized, reference)
+            if side is not None
         },
     }
     warnings = [*compared.warnings, *_speed_warnings(comparison, timed)]
     if evaluation and (text := overlap_warning(read_by_passes, samples)):
         warnings.append(text)
     return {
+        "reference": None,
         **sides,
         "comparison": comparison,
         "measurements": measurement_rows(timed, comparison, sides, described),

@@ -87,6 +87,28 @@ def test_ten_times_the_work_is_slower_and_less_is_faster(
 
 
 @pytest.mark.alone
+def test_a_reference_is_timed_beside_the_optimized_engine(
+    small: EngineUnderTest, large: EngineUnderTest, feeds: Path, tmp_path: Path
+):
+    told: list[int] = []
+    result = compare_latency(
+        small,
+        small,
+        feeds,
+        tmp_path / "a",
+        seconds=1,
+        reference=large,
+        report=lambda done, total, message: told.append(done),
+    )
+    over = result["speedup_over_reference"]
+    assert over["verdict"] in ("faster", "unstable")
+    assert 3 < over["low"] <= over["value"] <= over["high"]
+    assert result["reference"]["latency"]["p50_ms"] > 3 * result["optimized"]["latency"]["p50_ms"]
+    assert result["reference"]["latency"]["launches"] == 5
+    assert told == list(range(16))
+
+
+@pytest.mark.alone
 def test_an_engine_is_not_faster_than_itself(small: EngineUnderTest, feeds: Path, tmp_path: Path):
     """An interval misses one time in 20, and a claim needs more than that: two wrong ones of three are no chance."""
     verdicts = [
