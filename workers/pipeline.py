@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
@@ -13,6 +14,7 @@ from workers import passes, runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
+from workers.conversion import convert, open_model
 from workers.distributions import versions_of
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
@@ -23,6 +25,7 @@ from workers.runtimes.why import why
 from workers.samples import open_samples, synthetic_samples
 from workers.steps import StepOutcome, Steps, Supervisor
 
+REFERENCE = "torch-eager"  # the runtime of `result.reference`
 SYNTHETIC_CALIBRATION_SAMPLES = 64
 SYNTHETIC_MEASURING_SAMPLES = 16
 
@@ -35,6 +38,7 @@ class Attempt:
     supervisor: Supervisor
     steps: Steps
     warnings: list[str] = field(default_factory=list)
+    converted: dict[tuple[str, str], ModelHandle] = field(default_factory=dict)  # by digest and format
 
     def report(self, stage: str) -> Any:
         """A progress callback `(done, total, message)` for a stage."""
@@ -51,7 +55,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     """
     attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
     subject = assignment.subject
-    original = ModelHandle(subject.root, subject.entry, subject.format, subject.digest)
+    original = ModelHandle(subject.root, subject.entry, subject.format, subject.digest, subject.declared)
 
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
@@ -60,15 +64,17 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     runtime = RUNTIMES[assignment.target["runtime"]]
     params = runtime.params.model_validate(assignment.target["params"])
     plain = runtime.baseline_params(params)
-    baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, original)
+    unmodified, optimized = (taken(attempt, model, runtime.formats) for model in (original, optimized))
+    baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, unmodified)
     engine = build_engine(attempt, "build", runtime, params, optimized)
+    reference = reference_engine(attempt, original, params)
 
     samples = measuring_samples(attempt)
     sides = [
         EngineUnderTest(runtime.name, side.root, side.entry, given.model_dump(mode="json"))
         for side, given in ((baseline_engine, plain), (engine, params))
     ]
-    measured = measure_alone(attempt, runtime.device, sides, samples)
+    measured = measure_alone(attempt, runtime.device, sides, samples, reference)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
     built = Built(original, optimized, baseline_engine, engine, samples)
     artifacts = attempt.steps.fresh(
@@ -100,6 +106,7 @@ def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: Mode
     """One pass of the recipe, from the cache where its whole cause was seen before."""
     spec = PASSES[step["pass"]]
     params = spec.params.model_validate(step["params"])
+    model = taken(attempt, model, spec.formats)
     samples = pass_samples(attempt, spec, step)
     name = f"pass:{spec.name}"
 
@@ -135,6 +142,37 @@ def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: Mode
     return handle_of(outcome)
 
 
+def taken(attempt: Attempt, model: ModelHandle, formats: frozenset[str]) -> ModelHandle:
+    """The model in a format that a pass or a runtime takes: as it is, or converted, which is a step of its own."""
+    to = way(model.format, formats)
+    if to is None:
+        return model
+    if (known := attempt.converted.get((model.digest, to))) is not None:
+        return known
+    spec = FORMATS[model.format]
+
+    def work(out: Path) -> dict[str, Any]:
+        made, facts = convert(open_model(model), to, out, attempt.assignment.seed)
+        return {"entry": made.entry, "format": made.format, "conversion": facts}
+
+    cause = {
+        "format": spec.name,
+        "version": spec.version,
+        "input": model.digest,
+        "declared": dict(model.declared),
+        "seed": attempt.assignment.seed,
+        "packages": versions_of(spec.packages),
+    }
+    outcome = attempt.steps.stored(f"convert:{to}", cause, work)
+    found = outcome.facts["conversion"]
+    if not found["checked"]:
+        attempt.warnings.append(
+            f"the conversion to {to} could not be compared with the original: {found['reason']}"
+        )
+    attempt.converted[model.digest, to] = handle_of(outcome)
+    return attempt.converted[model.digest, to]
+
+
 def handle_of(outcome: StepOutcome) -> ModelHandle:
     """The model that a stored step left."""
     return ModelHandle(outcome.root, outcome.facts["entry"], outcome.facts["format"], outcome.digest)
@@ -168,11 +206,22 @@ def build_engine(
         "version": runtime.version,
         "params": params.model_dump(mode="json"),
         "input": model.digest,
+        "declared": dict(model.declared),
         "packages": dict(implementation.versions()),
         "hardware": hardware_key(),
     }
     outcome = attempt.steps.stored(name, cause, work)
     return Engine(outcome.root, outcome.facts["entry"], outcome.facts["engine"])
+
+
+def reference_engine(attempt: Attempt, original: ModelHandle, params: Params) -> EngineUnderTest | None:
+    """The model in its source framework, with as many threads as the target has; None where ONNX was uploaded."""
+    if not FORMATS[original.format].reference:
+        return None
+    runtime = RUNTIMES[REFERENCE]
+    own = runtime.params.model_validate({"threads": getattr(params, "threads", 0)})
+    engine = build_engine(attempt, "build:reference", runtime, own, original)
+    return EngineUnderTest(runtime.name, engine.root, engine.entry, own.model_dump(mode="json"))
 
 
 def measuring_samples(attempt: Attempt) -> Samples:
@@ -198,9 +247,13 @@ def calibration_samples(attempt: Attempt) -> list[Samples]:
 
 
 def measure_alone(
-    attempt: Attempt, device: str, sides: Sequence[EngineUnderTest], samples: Samples
+    attempt: Attempt,
+    device: str,
+    sides: Sequence[EngineUnderTest],
+    samples: Samples,
+    reference: EngineUnderTest | None,
 ) -> dict[str, Any]:
-    """Measure baseline and engine in turns, with the device to ourselves."""
+    """Measure baseline and engine in turns, and the reference, with the device to ourselves."""
     attempt.supervisor.ask("acquire", device=device)
     try:
         return attempt.steps.fresh(
@@ -215,6 +268,7 @@ def measure_alone(
                 scratch=attempt.assignment.scratch / "measure",
                 read_by_passes=calibration_samples(attempt),
                 seconds=attempt.assignment.measure_seconds,
+                reference=reference,
             ),
         )
     except SignatureMismatch as error:
@@ -242,7 +296,7 @@ def shape_result(
         "why": why(baseline.facts, engine.facts, measured["comparison"]),
     }
     return {
-        "reference": None,
+        "reference": measured["reference"] and {"size_bytes": original.size_bytes, **measured["reference"]},
         "baseline": {"size_bytes": original.size_bytes, **measured["baseline"]},
         "optimized": {"size_bytes": engine.size_bytes, **measured["optimized"]},
         "comparison": comparison,

@@ -66,6 +66,8 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
         verdict = VERDICTS.get(speedup.get("verdict"), str(speedup.get("verdict")))
         value = interval_text(speedup, "×") if speedup.get("value") is not None else ""
         yield f"[bold]speed-up[/]    {value} {verdict}"
+    if (over := comparison.get("speedup_over_reference")) is not None:
+        yield f"[bold]over source[/] {interval_text(over, '×')} {VERDICTS.get(over.get('verdict'), '')}"
     if comparison.get("size_ratio") is not None:
         yield f"[bold]size[/]        {comparison['size_ratio']:.1%} of the original"
     if comparison.get("accuracy_drop"):

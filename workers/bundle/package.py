@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import app
+from app.catalog.passes import PASSES
 from app.catalog.spec import Params, RuntimeSpec
 from app.storage.disk import link_or_copy
 from workers import runtimes
@@ -23,6 +24,7 @@ from workers.runtimes.base import Engine
 from workers.samples import synthetic_samples
 from workers.steps import StepOutcome
 
+SUFFIXES = (".zip", ".tar", ".onnx", ".pt2", ".pt", ".pth", ".jit", ".keras", ".h5", ".safetensors")  # of uploads
 MEDIA_ZIP = "application/zip"
 MEDIA_ONNX = "application/octet-stream"
 MEDIA_MARKDOWN = "text/markdown; charset=utf-8"
@@ -128,9 +130,9 @@ def model_artifact(
     assignment: OptimizeAssignment, model: ModelHandle, lineage: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The optimized model before it became an engine, as another job can start from it."""
-    from workers.formats.onnx import describe
+    from workers.formats.describe import describe_made
 
-    described = describe(model.root, model.entry)
+    described = describe_made(model, precision_of(assignment))
     files = sorted(path for path in model.root.rglob("*") if path.is_file())
     name = f"{stem(assignment)}-optimized"
     if len(files) == 1:
@@ -145,12 +147,20 @@ def model_artifact(
     return {**artifact("model", target, media_type, manifest, lineage), "tree_digest": model.digest}
 
 
+def precision_of(assignment: OptimizeAssignment) -> str:
+    """The precision that the recipe leaves."""
+    made = [PASSES[step["pass"]].produces for step in assignment.recipe["passes"]]
+    return next((one for one in reversed(made) if one), assignment.subject.facts["precision"])
+
+
 def stem(assignment: OptimizeAssignment) -> str:
     """The model's name as the start of a file name."""
     plain = "".join(
         letter if letter.isalnum() or letter in "-_." else "-" for letter in assignment.subject.name
     )
-    return plain.removesuffix(".onnx").strip("-.")[:80] or "model"
+    for suffix in SUFFIXES:
+        plain = plain.removesuffix(suffix)
+    return plain.strip("-.")[:80] or "model"
 
 
 def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:

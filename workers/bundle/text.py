@@ -79,23 +79,27 @@ def report(manifest: dict[str, Any]) -> str:
 
 def result_table(result: dict[str, Any]) -> str:
     """Before and after, side by side, in Markdown."""
-    before, after = result["baseline"], result["optimized"]
+    sides = [result["baseline"], result["optimized"]]
+    names = ["original", "optimized"]
+    if result["reference"]:
+        sides.insert(0, result["reference"])
+        names.insert(0, "source framework")
     rows = [
-        ("size", bytes_text(before["size_bytes"]), bytes_text(after["size_bytes"])),
+        ("size", [bytes_text(side["size_bytes"]) for side in sides]),
         *(
-            (f"latency {name[:-3]}", ms_text(before["latency"][name]), ms_text(after["latency"][name]))
+            (f"latency {name[:-3]}", [ms_text(side["latency"][name]) for side in sides])
             for name in ("p50_ms", "p90_ms", "p99_ms")
-            if before["latency"][name] is not None and after["latency"][name] is not None
+            if all(side["latency"][name] is not None for side in sides)
         ),
-        ("throughput", f"{before['throughput_per_s']:.1f} /s", f"{after['throughput_per_s']:.1f} /s"),
-        ("peak memory", bytes_text(before["peak_memory_bytes"]), bytes_text(after["peak_memory_bytes"])),
-        ("load time", ms_text(before["load_ms"]), ms_text(after["load_ms"])),
+        ("throughput", [f"{side['throughput_per_s']:.1f} /s" for side in sides]),
+        ("peak memory", [bytes_text(side["peak_memory_bytes"]) for side in sides]),
+        ("load time", [ms_text(side["load_ms"]) for side in sides]),
     ]
-    if before["accuracy"] and after["accuracy"]:
-        label = before["accuracy"]["metric"]
-        rows.append((label, interval_text(before["accuracy"]), interval_text(after["accuracy"])))
-    lines = ["| | original | optimized |", "| --- | --- | --- |"]
-    return "\n".join(lines + [f"| {name} | {left} | {right} |" for name, left, right in rows])
+    if accuracy := result["baseline"]["accuracy"]:
+        cells = [interval_text(side["accuracy"]) if side["accuracy"] else "" for side in sides]
+        rows.append((accuracy["metric"], cells))
+    lines = [f"| | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows])
 
 
 def notes(result: dict[str, Any]) -> list[str]:
@@ -104,6 +108,10 @@ def notes(result: dict[str, Any]) -> list[str]:
     lines = [
         f"- speed-up: {interval_text(comparison['speedup'])} ({comparison['speedup']['verdict'].replace('_', ' ')})"
     ]
+    if over := comparison["speedup_over_reference"]:
+        lines.append(
+            f"- speed-up over the source framework: {interval_text(over)} ({over['verdict'].replace('_', ' ')})"
+        )
     if comparison["accuracy_drop"]:
         lines.append(f"- accuracy drop: {interval_text(comparison['accuracy_drop'])}")
     if comparison["within_budget"] is not None:

@@ -7,9 +7,10 @@ from typing import Any
 from app.catalog.formats import FORMATS
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES
 from app.errors import BurnishError
-from workers.conversion import convert
+from workers.conversion import convert, open_model
 from workers.formats import onnx, registry
 from workers.formats.base import OpenedModel, Source
+from workers.model_handle import ModelHandle
 
 UNKNOWN: dict[str, Any] = {
     "opset": None,
@@ -58,6 +59,28 @@ def describe(name: str, source: Source, scratch: Path, report: Callable[[str], N
         "over_2gb": size > PROTOBUF_LIMIT_BYTES,
         "entry": source.entry,
         "conversions": conversions,
+    }
+    return {"signature": _signature(opened), "facts": facts}
+
+
+def describe_made(model: ModelHandle, precision: str) -> dict[str, Any]:
+    """{signature, facts} of a model that passes or conversions left; `precision` is what the recipe made of it.
+
+    Raises:
+        BurnishError: it cannot be opened.
+    """
+    if model.format == onnx.FORMAT:
+        return onnx.describe(model.root, model.entry)
+    opened = open_model(model)
+    size = model.size_bytes
+    facts = {
+        **UNKNOWN,
+        "warnings": [],
+        **opened.facts,
+        "precision": precision,
+        "size_bytes": size,
+        "over_2gb": size > PROTOBUF_LIMIT_BYTES,
+        "entry": model.entry,
     }
     return {"signature": _signature(opened), "facts": facts}
 
