@@ -205,6 +205,10 @@ class Client:
 
     # --- catalog and fleet
 
+    def formats(self) -> JsonList:
+        """The formats that a model can be uploaded in."""
+        return list(self._pages("formats", {}))
+
     def passes(self) -> JsonList:
         """The passes, with the JSON Schema of their parameters."""
         return list(self._pages("passes", {}))

@@ -1,4 +1,4 @@
-"""Write `docs/reference/*.md` from the code: settings, passes, runtimes, metrics, errors, commands.
+"""Write `docs/reference/*.md` from the code: settings, formats, passes, runtimes, metrics, errors, commands.
 
 python -m scripts.reference            write the pages
 python -m scripts.reference --check    write nothing; exit 1 where a page differs or something has no description
@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel
 
 from app import connection
+from app.catalog.formats import FORMATS
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
@@ -55,6 +56,7 @@ def pages() -> dict[str, str]:
     """Every page: file name -> text."""
     makers: dict[str, Callable[[], Iterator[str]]] = {
         "settings.md": settings,
+        "formats.md": formats,
         "passes.md": passes,
         "runtimes.md": runtimes,
         "metrics.md": metrics,
@@ -75,6 +77,9 @@ def undescribed() -> list[str]:
     """What a reader would find without an explanation."""
     described: list[tuple[str, str | None]] = [
         (_variable(name), field.description) for name, field in Settings.model_fields.items()
+    ]
+    described += [
+        (spec.name, spec.documentation if spec.title and spec.files else None) for spec in FORMATS.values()
     ]
     takers: list[PassSpec | RuntimeSpec] = [*PASSES.values(), *RUNTIMES.values()]
     for spec in takers:
@@ -107,6 +112,26 @@ def settings() -> Iterator[str]:
     yield from _table(
         ("variable", "what it does"), [(f"`{name}`", text) for name, text in CLIENT_VARIABLES.items()]
     )
+
+
+def formats() -> Iterator[str]:
+    yield from (
+        "# Formats",
+        "",
+        "What a model can be uploaded as. Which format a file is of is found by its content, not by its name. When it is inspected "
+        "it is converted on trial to everything that it can become, run on seeded inputs beside its own framework, and the "
+        "difference is kept in the model's facts (`conversions`). A job converts where a pass or a runtime needs it, as a step "
+        "of its own.",
+    )
+    for spec in FORMATS.values():
+        yield from ("", f"## `{spec.name}`: {spec.title}", "", spec.documentation, "")
+        facts = [
+            ("upload", spec.files),
+            ("becomes", _codes(spec.converts_to)),
+            ("the uploader says", _codes(spec.declares) if spec.declares else "nothing"),
+            ("measured as the reference", "in its own framework" if spec.reference else "no"),
+        ]
+        yield from _table(("", ""), facts)
 
 
 def passes() -> Iterator[str]:

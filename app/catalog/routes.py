@@ -1,4 +1,4 @@
-"""`/passes`, `/runtimes`, `/metrics`: describing is free, no worker is asked."""
+"""`/formats`, `/passes`, `/runtimes`, `/metrics`: describing is free, no worker is asked."""
 
 import inspect
 from typing import Any
@@ -8,13 +8,29 @@ from pydantic import BaseModel, Field
 
 from app.auth.principal import Reader
 from app.auth.routing import SecuredRoute
+from app.catalog.formats import FORMATS
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import MetricSpec, PassSpec, RuntimeSpec
+from app.catalog.spec import FormatSpec, MetricSpec, PassSpec, RuntimeSpec
 from app.http.paging import Page
 
 router = APIRouter(tags=["catalog"], route_class=SecuredRoute)
+
+
+class FormatAnswer(BaseModel):
+    """What a model can be uploaded as."""
+
+    name: str
+    version: int = Field(description="Goes up whenever a conversion may give another model.")
+    title: str
+    documentation: str
+    files: str = Field(description="What is uploaded.")
+    converts_to: list[str] = Field(
+        description="Formats that it can become, where passes or runtimes take those."
+    )
+    declares: list[str] = Field(description="What the uploader says of it beside the file.")
+    reference: bool = Field(description="Whether its own framework is measured beside the engine.")
 
 
 class PassAnswer(BaseModel):
@@ -61,6 +77,12 @@ class MetricAnswer(BaseModel):
     high: float | None = Field(description="The greatest value it can take.")
 
 
+@router.get("/formats")
+def list_formats(_: Reader) -> Page[FormatAnswer]:
+    """Every format that a model can be uploaded in; which one a file is, is found by its content."""
+    return Page(items=[_format(spec) for spec in FORMATS.values()], next_cursor=None)
+
+
 @router.get("/passes")
 def list_passes(_: Reader) -> Page[PassAnswer]:
     """Every pass, with the JSON Schema of its parameters."""
@@ -77,6 +99,19 @@ def list_runtimes(_: Reader) -> Page[RuntimeAnswer]:
 def list_metrics(_: Reader) -> Page[MetricAnswer]:
     """Every metric that an evaluation can name."""
     return Page(items=[_metric(spec) for spec in METRICS.values()], next_cursor=None)
+
+
+def _format(spec: FormatSpec) -> FormatAnswer:
+    return FormatAnswer(
+        name=spec.name,
+        version=spec.version,
+        title=spec.title,
+        documentation=spec.documentation,
+        files=spec.files,
+        converts_to=sorted(spec.converts_to),
+        declares=sorted(spec.declares),
+        reference=spec.reference,
+    )
 
 
 def _pass(spec: PassSpec) -> PassAnswer:

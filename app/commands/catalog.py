@@ -1,4 +1,4 @@
-"""`burnish passes`, `runtimes`, `metrics`, `workers`: what can be done, and who does it."""
+"""`burnish formats`, `passes`, `runtimes`, `metrics`, `workers`: what can be done, and who does it."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -20,6 +20,19 @@ from app.commands.common import (
 )
 
 Json = dict[str, Any]
+
+
+def formats(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """The formats that a model can be uploaded in."""
+    with connect(url) as client:
+        rows = client.formats()
+    columns = {
+        "name": lambda row: row["name"],
+        "what is uploaded": lambda row: row["files"].replace("`", ""),
+        "becomes": lambda row: row["converts_to"],
+        "declare": lambda row: row["declares"],
+    }
+    print_json(rows) if as_json else print_rows(columns, rows)
 
 
 def passes(

@@ -95,6 +95,7 @@ TABLE: dict[tuple[str, str], Call] = {
     ("GET", "/readyz"): Call(None),
     ("GET", "/metrics"): Call("installation"),
     ("GET", "/openapi.json"): Call("read"),
+    ("GET", "/v1/formats"): Call("read"),
     ("GET", "/v1/passes"): Call("read"),
     ("GET", "/v1/runtimes"): Call("read"),
     ("GET", "/v1/metrics"): Call("read"),
