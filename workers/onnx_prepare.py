@@ -122,11 +122,23 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the type of every value that ONNX's shape inference can tell; as it was where that fails.
 
-    Inference sees large weights by type and shape alone, so that the model may be larger than a protobuf can be.
+    Inference sees an `outline`, so that the model may be larger than a protobuf can be.
     """
-    outline = onnx.ModelProto()
-    outline.CopyFrom(model)
-    for graph in graphs(outline.graph):
+    try:
+        inferred = onnx.shape_inference.infer_shapes(outline(model), data_prop=True)
+    except ONNX_ERRORS:
+        return model
+    for mine, theirs in zip(graphs(model.graph), graphs(inferred.graph), strict=True):
+        del mine.value_info[:]
+        mine.value_info.extend(theirs.value_info)
+    return model
+
+
+def outline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large weights are there by type and shape alone: all that shape inference reads of them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in graphs(copy.graph):
         for tensor in graph.initializer:
             if tensor_bytes(tensor) > EXTERNAL_TENSOR_BYTES:
                 dims, kind, name = list(tensor.dims), tensor.data_type, tensor.name
@@ -134,14 +146,7 @@ def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
                 tensor.dims.extend(dims)
                 tensor.data_type, tensor.name = kind, name
                 tensor.data_location = onnx.TensorProto.EXTERNAL
-    try:
-        inferred = onnx.shape_inference.infer_shapes(outline, data_prop=True)
-    except ONNX_ERRORS:
-        return model
-    for mine, theirs in zip(graphs(model.graph), graphs(inferred.graph), strict=True):
-        del mine.value_info[:]
-        mine.value_info.extend(theirs.value_info)
-    return model
+    return copy
 
 
 def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -1,6 +1,6 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
-from app.catalog.pass_params.graph import SimplifyParams
+from app.catalog.pass_params.graph import SetShapesParams, SimplifyParams
 from app.catalog.pass_params.precision import ToFp16Params
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
@@ -23,6 +23,16 @@ _SPECS = (
         produces=None,
         over_2gb=True,
         packages=("onnxslim", "onnx"),
+    ),
+    PassSpec(
+        name="set-shapes",
+        version=1,
+        title="Fix or name dimensions",
+        params=SetShapesParams,
+        consumes=ANY_PRECISION,
+        produces=None,
+        over_2gb=True,
+        packages=("onnx",),
     ),
     PassSpec(
         name="to-fp16",
