@@ -1,6 +1,7 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
 from app.catalog.pass_params.graph import SetShapesParams, SimplifyParams
+from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToFp16Params
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
@@ -74,6 +75,18 @@ _SPECS = (
         produces="weights-4bit",
         over_2gb=True,
         packages=("onnxruntime", "onnx"),
+    ),
+    PassSpec(
+        name="quantize-openvino",
+        version=1,
+        title="Quantize weights and activations to 8 bits for OpenVINO",
+        params=QuantizeOpenVinoParams,
+        consumes=frozenset({"fp32"}),
+        produces="int8",
+        over_2gb=False,
+        leaves="openvino",
+        inputs={"calibration": "required-or-synthetic"},
+        packages=("nncf", "openvino", "onnx", "numpy"),
     ),
 )
 

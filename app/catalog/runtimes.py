@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.catalog.presets import cpu_preset
+from app.catalog.presets import cpu_preset, openvino_preset
+from app.catalog.runtime_params.openvino import OpenVinoCpuParams
 from app.catalog.spec import Params, RuntimeSpec
 
 
@@ -67,6 +68,17 @@ _SPECS = (
         formats=frozenset({"onnx"}),
         preset=cpu_preset,
         packages=("onnxruntime",),
+    ),
+    RuntimeSpec(
+        name="openvino-cpu",
+        version=1,
+        title="OpenVINO on CPU",
+        params=OpenVinoCpuParams,
+        device="cpu",
+        formats=frozenset({"onnx", "openvino"}),
+        preset=openvino_preset,
+        packages=("openvino",),
+        baseline={"inference_precision": "f32"},
     ),
 )
 

@@ -33,7 +33,29 @@ def load_onnxruntime_cpu(engine: Path, target: Manifest) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
 
-LOADERS = {"onnxruntime-cpu": load_onnxruntime_cpu}
+def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; compiles the IR for this processor with OpenVINO's CPU plugin."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or importing openvino reports to its makers
+    import openvino
+
+    params = target["params"]
+    properties = {
+        "INFERENCE_NUM_THREADS": params.get("threads") or 0,
+        "NUM_STREAMS": params.get("streams") or 0,
+        "PERFORMANCE_HINT": params["hint"].upper(),
+        "EXECUTION_MODE_HINT": params["execution_mode"].upper(),
+        # left to itself OpenVINO computes in bf16 where it can
+        "INFERENCE_PRECISION_HINT": params["inference_precision"].replace("auto", ""),
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(
+        str(engine), "CPU", {name: value for name, value in properties.items() if value}
+    )
+    names = [output.get_any_name() for output in compiled.outputs]
+    return lambda feeds: dict(zip(names, compiled(feeds).values(), strict=True))
+
+
+LOADERS = {"onnxruntime-cpu": load_onnxruntime_cpu, "openvino-cpu": load_openvino_cpu}
 
 
 def load(manifest: Manifest) -> Run:

@@ -8,10 +8,12 @@ from app.catalog.formats import FORMATS
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES
 from app.errors import BurnishError
 from workers.conversion import convert, open_model
+from workers.coverage import coverage
 from workers.formats import onnx, registry
 from workers.formats.base import OpenedModel, Source
 from workers.model_handle import ModelHandle
 
+OPENVINO = "openvino"  # a format that passes leave and nobody uploads
 UNKNOWN: dict[str, Any] = {
     "opset": None,
     "flops": None,
@@ -25,8 +27,8 @@ UNKNOWN: dict[str, Any] = {
 def describe(name: str, source: Source, scratch: Path, report: Callable[[str], None]) -> dict[str, Any]:
     """{signature, facts} of a model in a framework's own format.
 
-    Facts are those of the ONNX that it becomes, the format's own, and `conversions`: for each format that it can become
-    what `convert` says, or the `problem` that it cannot.
+    Facts are those of the ONNX that it becomes, the format's own, `coverage` (see `workers.coverage`) and `conversions`: for
+    each format that it can become what `convert` says, or the `problem` that it cannot.
 
     Raises:
         BurnishError: it cannot be opened, or becomes nothing: then what speaks against ONNX, or else the first.
@@ -35,6 +37,7 @@ def describe(name: str, source: Source, scratch: Path, report: Callable[[str], N
     opened = registry.get(name).open(source)
     size = sum(file.stat().st_size for file in source.root.rglob("*") if file.is_file())
     conversions: dict[str, Any] = {}
+    runtimes: dict[str, Any] = {}
     network: dict[str, Any] = UNKNOWN
     failures: list[BurnishError] = []
     for to in sorted(FORMATS[name].converts_to):
@@ -45,6 +48,7 @@ def describe(name: str, source: Source, scratch: Path, report: Callable[[str], N
             failures.append(error)
             conversions[to] = {"problem": error.problem()}
             continue
+        runtimes |= coverage(made, scratch)
         if to == onnx.FORMAT:
             network = onnx.describe(made.root, made.entry)["facts"]
     if len(failures) == len(conversions):
@@ -59,6 +63,7 @@ def describe(name: str, source: Source, scratch: Path, report: Callable[[str], N
         "over_2gb": size > PROTOBUF_LIMIT_BYTES,
         "entry": source.entry,
         "conversions": conversions,
+        "coverage": runtimes,
     }
     return {"signature": _signature(opened), "facts": facts}
 
@@ -71,18 +76,24 @@ def describe_made(model: ModelHandle, precision: str) -> dict[str, Any]:
     """
     if model.format == onnx.FORMAT:
         return onnx.describe(model.root, model.entry)
-    opened = open_model(model)
+    if model.format == OPENVINO:
+        from workers.openvino_model import signature
+
+        described, own = signature(model), {}
+    else:
+        opened = open_model(model)
+        described, own = _signature(opened), dict(opened.facts)
     size = model.size_bytes
     facts = {
         **UNKNOWN,
         "warnings": [],
-        **opened.facts,
+        **own,
         "precision": precision,
         "size_bytes": size,
         "over_2gb": size > PROTOBUF_LIMIT_BYTES,
         "entry": model.entry,
     }
-    return {"signature": _signature(opened), "facts": facts}
+    return {"signature": described, "facts": facts}
 
 
 def _folder(scratch: Path, to: str) -> Path:

@@ -16,7 +16,7 @@ Facts = Mapping[str, Any]
 
 
 def why(baseline: Facts, engine: Facts, comparison: Mapping[str, Any]) -> list[str]:
-    """Sentences for `comparison.why`; facts as `onnx_facts.graph_facts` gives them.
+    """Sentences for `comparison.why`; facts as `onnx_facts.graph_facts` gives them, or another runtime with the same keys.
 
     `comparison` is the one of `api.md`: its `speedup.verdict` decides whether causes of slowness are looked for.
     """
@@ -29,8 +29,11 @@ def why(baseline: Facts, engine: Facts, comparison: Mapping[str, Any]) -> list[s
         )
     elif engine["nodes"] != baseline["nodes"]:
         sentences.append(f"The engine runs {engine['nodes']} nodes, the baseline {baseline['nodes']}.")
-    sentences += _quantization(engine)
-    sentences += _half(engine)
+    if "explained" in engine:  # the runtime's own words on its kernels; the others here are ONNX Runtime's
+        sentences += engine["explained"]
+    else:
+        sentences += _quantization(engine)
+        sentences += _half(engine)
     if not faster:
         sentences += _smallness(engine)
     return sentences

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from sklearn.datasets import load_digits
 
+from app.catalog.runtimes import RUNTIMES
+from workers import runtimes
 from workers.context import Feeds
 from workers.model_handle import ModelHandle
-from workers.onnx_files import save_onnx
+from workers.onnx_files import save_onnx, signature_of
+from workers.onnx_proof import open_session
+from workers.runtimes.base import Engine, LoadedEngine
+
+RUNTIME_OF = {"openvino": "openvino-cpu"}  # of formats that passes leave
 
 
 class ArraySamples:
@@ -115,6 +122,44 @@ def trained(network: torch.nn.Module, folder: Path, epochs: int = 15) -> Network
     )
     model = save_onnx(program.model_proto, folder)
     return Network(model, ArraySamples({"images": images[used]}, labels[used]), images[held], labels[held])
+
+
+def answers(model: ModelHandle, feeds: Feeds) -> Feeds:
+    """What a model of any format that passes leave gives for these feeds, by output."""
+    if model.format == "onnx":
+        session = open_session(model)
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    return loaded(model).run(feeds)
+
+
+def signature(model: ModelHandle) -> dict[str, list[tuple[str, str, list[int | None]]]]:
+    """{inputs, outputs: [(name, dtype, shape)]}, free dimensions None: the same for every format."""
+    if model.format == "onnx":
+        return {
+            side: [
+                (
+                    name,
+                    helper.tensor_dtype_to_np_dtype(kind).name,
+                    [dim if isinstance(dim, int) else None for dim in shape],
+                )
+                for name, (kind, shape) in values.items()
+            ]
+            for side, values in signature_of(model.load_onnx(weights=False)).items()
+        }
+    engine = loaded(model)
+    return {
+        side: [(entry["name"], entry["dtype"], entry["shape"]) for entry in entries]
+        for side, entries in (("inputs", engine.inputs), ("outputs", engine.outputs))
+    }
+
+
+def loaded(model: ModelHandle) -> LoadedEngine:
+    """A model in a runtime's own format, in that runtime at its baseline's precision."""
+    spec = RUNTIMES[RUNTIME_OF[model.format]]
+    return runtimes.registry.alone(spec.name).load(
+        Engine(model.root, model.entry), spec.baseline_params(spec.params())
+    )
 
 
 def file_model(path: Path, folder: Path) -> ModelHandle:

@@ -70,7 +70,8 @@ def test_an_engine_stands_alone(name: str, cnn: Network, build, tmp_path: Path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_validity_and_versions_are_plain_data(name: str, cnn: Network, build):
-    engine = build(name, cnn.model)
+    plain = RUNTIMES[name].baseline_params(RUNTIMES[name].params())
+    engine = build(name, cnn.model, **plain.model_dump())
     runtime = runtimes.registry.get(name)
 
     json.dumps(engine.facts, allow_nan=False)
@@ -93,7 +94,10 @@ def test_wrong_inputs_are_named(name: str, cnn: Network, build):
     for feeds in (
         {"images": cnn.images.astype(np.float64)},
         {"images": cnn.images[:, :, :4]},
+        {"images": cnn.images[0]},
         {"pictures": cnn.images},
+        {"images": cnn.images, "more": cnn.images},
+        {},
     ):
         with pytest.raises(SignatureMismatch):
             loaded.run(feeds)

@@ -1,0 +1,130 @@
+"""Models as OpenVINO holds them: from ONNX or IR, with the signature that they had, and written the same way each time."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from app.errors import InvalidModel, UnsupportedOperator
+from workers.model_handle import ModelHandle
+from workers.onnx_files import tree_digest
+from workers.onnx_nodes import nodes_of
+from workers.openvino_errors import refused
+from workers.openvino_library import openvino
+
+ENTRY = "model.xml"
+WEIGHTS = "model.bin"
+FORMAT = "openvino"
+NUMPY = {
+    "f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool", "i8": "int8", "i16": "int16",
+    "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}  # fmt: skip
+
+Model = Any  # openvino.Model; its stubs leave most of it untyped
+
+
+def read(model: ModelHandle, stage: str) -> Model:
+    """An ONNX model or an IR as OpenVINO's graph, its constants folded, in the model's own precision.
+
+    Weights may stay mapped from the model's files.
+
+    Raises:
+        UnsupportedOperator: OpenVINO has no rule for an operator, or numpy none of the type of an input or output.
+        InvalidModel: anything else that is wrong with it.
+    """
+    if model.format == FORMAT:
+        with refused("reading the model with OpenVINO", stage=stage):
+            return openvino.Core().read_model(str(model.path))
+    proto = model.load_onnx(weights=False)
+    with refused("converting the model to OpenVINO", stage=stage, model=proto):
+        graph = openvino.convert_model(str(model.path))
+    _same_names(proto, graph, stage)
+    name_nodes(
+        graph, {name for node in nodes_of(proto) for name in (node.name, *node.output)} | _tensors(proto)
+    )
+    return graph
+
+
+def write(graph: Model, out: Path) -> ModelHandle:
+    """Write a graph as an IR into the folder `out`, weights in the precision that they have."""
+    out.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(graph, str(out / ENTRY), compress_to_fp16=False)
+    return ModelHandle(out, ENTRY, FORMAT, tree_digest(out))
+
+
+def copy(model: ModelHandle, out: Path) -> None:
+    """Copy an IR's two files into the folder `out`."""
+    shutil.copyfile(model.path, out / ENTRY)
+    shutil.copyfile(model.path.with_suffix(".bin"), out / WEIGHTS)
+
+
+def name_nodes(graph: Model, known: set[str]) -> None:
+    """Number anew every node whose name is not `known` or made of such a name (`known/suffix`).
+
+    OpenVINO numbers the nodes that it makes by a counter of the process: the same model would never be the same bytes.
+    """
+    number = 0
+    for node in graph.get_ordered_ops():
+        name = node.get_friendly_name()
+        parts = name.split("/")
+        if not any("/".join(parts[:end]) in known for end in range(1, len(parts) + 1)):
+            node.set_friendly_name(f"made_{number}_{node.get_type_name()}")
+            number += 1
+
+
+def described(port: Any) -> dict[str, Any]:
+    """An input or output as {name, dtype (numpy), shape}; a free dimension is None."""
+    shape = port.get_partial_shape()
+    kind = port.get_element_type().to_string()
+    return {
+        "name": port.get_any_name(),
+        "dtype": NUMPY.get(kind, kind),
+        "shape": []
+        if shape.rank.is_dynamic
+        else [dim.get_length() if dim.is_static else None for dim in shape],
+    }
+
+
+def signature(model: ModelHandle) -> dict[str, list[dict[str, Any]]]:
+    """{inputs, outputs: [{name, dtype, shape}]} of an IR.
+
+    Raises:
+        InvalidModel: it cannot be read.
+    """
+    graph = read(model, "describing")
+    return {
+        "inputs": [described(port) for port in graph.inputs],
+        "outputs": [described(port) for port in graph.outputs],
+    }
+
+
+def _same_names(proto: onnx.ModelProto, graph: Model, stage: str) -> None:
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    given = [value.name for value in proto.graph.input if value.name not in constants]
+    for side, wanted, ports in (
+        ("inputs", given, graph.inputs),
+        ("outputs", [value.name for value in proto.graph.output], graph.outputs),
+    ):
+        found = [port.get_any_name() if port.get_names() else "" for port in ports]
+        if found != wanted:
+            raise InvalidModel(
+                f"OpenVINO's conversion has the {side} {', '.join(found)} instead of {', '.join(wanted)}",
+                stage=stage,
+                hint="an output that is an input itself is what it cannot keep: leave such outputs out of the export",
+            )
+        for port in ports:
+            kind = port.get_element_type().to_string()
+            if kind not in NUMPY:
+                raise UnsupportedOperator(
+                    f"the {side[:-1]} {port.get_any_name()!r} is of type {kind}, which an OpenVINO engine does not "
+                    "exchange with numpy",
+                    stage=stage,
+                    node=port.get_any_name(),
+                    hint="cast it to a type that numpy has, or choose an ONNX Runtime target",
+                )
+
+
+def _tensors(proto: onnx.ModelProto) -> set[str]:
+    graph = proto.graph
+    return {tensor.name for tensor in (*graph.initializer, *graph.input, *graph.output)}

@@ -1,0 +1,203 @@
+"""The pass `quantize-openvino`: 8-bit weights and activations in OpenVINO's form, by NNCF."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+
+from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
+from app.catalog.passes import PASSES
+from app.errors import IncompatibleRecipe, InvalidDataset, InvalidModel
+from workers.context import Feeds, PassContext, Samples
+from workers.feeds import plan_feeds
+from workers.model_handle import ModelHandle
+from workers.onnx_nodes import LISTED, check_names, nodes_of
+from workers.passes import implements
+
+SPEC = PASSES["quantize-openvino"]
+COUNTED = (
+    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
+    "LSTMSequence", "GRUSequence",
+)  # fmt: skip
+DEQUANTIZING = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
+READ_AT_ONCE = 16  # samples
+
+
+@implements(SPEC.name)
+def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) -> ModelHandle:
+    """Convert to OpenVINO, calibrate and quantize with NNCF, and write an IR.
+
+    Facts: `quantized` and `left_out` (as `onnx_nodes.outcome`, with OpenVINO's operators), `fused_share` (of the nodes
+    that could be 8-bit, those whose inputs all are), `calibration` ({samples, method, tensors, synthetic}).
+
+    Raises:
+        InvalidParams: an excluded node is not in the model.
+        IncompatibleRecipe: the model has nothing that these parameters quantize.
+        InvalidDataset: calibration gives NaN or infinity, or has no samples.
+        UnsupportedOperator, InvalidModel: OpenVINO cannot take the model, or NNCF cannot work on it.
+    """
+    from workers import openvino_model
+
+    proto = model.load_onnx(weights=False)
+    check_names(proto, params.excluded_nodes, "excluded_nodes")
+    graph = openvino_model.read(model, SPEC.name)
+    before = [openvino_model.described(port) for port in (*graph.inputs, *graph.outputs)]
+    names = {node.get_friendly_name() for node in graph.get_ops()}
+    excluded = sorted(_excluded(proto, names, params))
+    samples = ctx.samples["calibration"]
+    data = _Calibration(graph, samples, params.samples, ctx)
+    quantized = _quantized(graph, data, excluded, params)
+    tensors = _check(quantized)
+    openvino_model.name_nodes(quantized, names)
+    after = [openvino_model.described(port) for port in (*quantized.inputs, *quantized.outputs)]
+    if before != after:
+        raise InvalidModel(f"NNCF changed the signature from {before} to {after}", stage=SPEC.name)
+    ctx.facts.update(_outcome(quantized, set(excluded)))
+    ctx.facts["calibration"] = {
+        "samples": data.samples,
+        "method": "NNCF",
+        "tensors": tensors,
+        "synthetic": samples.synthetic,
+    }
+    handle = openvino_model.write(quantized, ctx.out)
+    _prove(handle)
+    return handle
+
+
+class _Calibration:
+    """The feeds of one run after another, as often as NNCF iterates; a model of a fixed batch gets that many samples at once."""
+
+    def __init__(self, graph: Any, samples: Samples, limit: int, ctx: PassContext):
+        from workers import openvino_model
+
+        self._plan = plan_feeds([openvino_model.described(port) for port in graph.inputs], samples.inputs)
+        self._source = samples
+        self._report = ctx.report
+        self.samples = min(samples.count, limit)
+        if not self.samples:
+            raise InvalidDataset("the calibration dataset has no samples", stage=SPEC.name)
+
+    def __len__(self) -> int:
+        return -(-self.samples // (self._plan.fixed_batch or 1))
+
+    def __iter__(self) -> Iterator[Feeds]:
+        done = 0
+        for several, _ in self._source.batches(max(READ_AT_ONCE, self._plan.fixed_batch or 1), self.samples):
+            for feed, count in self._plan.feeds(several, 1):
+                self._report(done, self.samples, "calibrating")
+                done += count
+                yield feed
+
+
+def _excluded(proto: onnx.ModelProto, names: set[str], params: QuantizeOpenVinoParams) -> set[str]:
+    """OpenVINO's names of what is excluded: a node of ONNX becomes `name`, or `name/part` for each of several."""
+    chosen = [
+        node
+        for node in nodes_of(proto)
+        if node.op_type in params.excluded_operators or node.name in params.excluded_nodes
+    ]
+    given = {name for node in chosen for name in (node.name, *node.output) if name}
+    return {name for name in names if _within(name, given)}
+
+
+def _within(name: str, given: set[str]) -> bool:
+    parts = name.split("/")
+    return any("/".join(parts[:end]) in given for end in range(1, len(parts) + 1))
+
+
+def _quantized(graph: Any, data: _Calibration, excluded: list[str], params: QuantizeOpenVinoParams) -> Any:
+    from workers.openvino_errors import OPENVINO_ERRORS, explain
+    from workers.openvino_library import silent_nncf
+
+    with silent_nncf() as nncf:
+        smoothing = nncf.AdvancedSmoothQuantParameters()
+        if params.smooth_quant_alpha is not None:
+            smoothing.matmul = params.smooth_quant_alpha
+        try:
+            return nncf.quantize(
+                graph,
+                nncf.Dataset(data),
+                preset=nncf.QuantizationPreset(params.preset) if params.preset else None,
+                model_type=nncf.ModelType.TRANSFORMER if params.model_type == "transformer" else None,
+                subset_size=len(data),
+                fast_bias_correction=params.fast_bias_correction,
+                ignored_scope=nncf.IgnoredScope(names=excluded) if excluded else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+            )
+        except OPENVINO_ERRORS as error:
+            raise explain(error, "quantizing with NNCF", stage=SPEC.name) from error
+        except (nncf.UnsupportedModelError, nncf.ValidationError, nncf.InternalError) as error:
+            raise InvalidModel(
+                f"NNCF cannot work on this model: {str(error)[:500]}",
+                stage=SPEC.name,
+                hint="run simplify before it, exclude the node, or use quantize-static",
+            ) from error
+
+
+def _check(quantized: Any) -> int:
+    """The number of tensors that got a range.
+
+    Raises:
+        IncompatibleRecipe: none did.
+        InvalidDataset: a range is not finite.
+    """
+    ranged = [node for node in quantized.get_ops() if node.get_type_name() == "FakeQuantize"]
+    if not ranged:
+        raise IncompatibleRecipe(
+            "the model has no operator that these parameters quantize",
+            stage=SPEC.name,
+            hint="leave quantize-openvino out of the recipe, or exclude less",
+        )
+    for node in ranged:
+        for place in range(1, 5):
+            bound = node.input_value(place).get_node()
+            if bound.get_type_name() == "Constant" and not np.isfinite(bound.get_data()).all():
+                raise InvalidDataset(
+                    f"the tensor {node.get_friendly_name().split('/fq_')[0]!r} holds NaN or infinity on the calibration data",
+                    stage=SPEC.name,
+                    hint="look for a fault in a sample or its preprocessing",
+                )
+    return len(ranged)
+
+
+def _outcome(quantized: Any, excluded: set[str]) -> dict[str, Any]:
+    taken: dict[str, int] = {}
+    left: dict[tuple[str, str], list[str]] = {}
+    for node in quantized.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind not in COUNTED:
+            continue
+        if _is_eight_bit(node, 0) and _is_eight_bit(node, 1):
+            taken[kind] = taken.get(kind, 0) + 1
+        else:
+            name = node.get_friendly_name()
+            why = "excluded" if name in excluded else "NNCF leaves it in floating point for this model type"
+            left.setdefault((kind, why), []).append(name)
+    total = sum(taken.values()) + sum(len(names) for names in left.values())
+    return {
+        "quantized": taken,
+        "left_out": [
+            {"operator": kind, "reason": why, "count": len(names), "nodes": names[:LISTED]}
+            for (kind, why), names in left.items()
+        ],
+        "fused_share": round(sum(taken.values()) / total, 4) if total else None,
+    }
+
+
+def _is_eight_bit(node: Any, place: int) -> bool:
+    """Whether an input comes from a FakeQuantize, or from an 8-bit constant by the nodes that dequantize one."""
+    source = node.input_value(place).get_node()
+    while source.get_type_name() in DEQUANTIZING:
+        source = source.input_value(0).get_node()
+        if source.get_element_type().to_string() in ("i8", "u8"):
+            return True
+    return bool(source.get_type_name() == "FakeQuantize")
+
+
+def _prove(handle: ModelHandle) -> None:
+    from workers.openvino_errors import refused
+    from workers.openvino_library import openvino
+
+    with refused("compiling the quantized model with OpenVINO", stage=SPEC.name):
+        openvino.Core().compile_model(str(handle.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

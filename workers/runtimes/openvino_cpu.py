@@ -1,0 +1,197 @@
+"""OpenVINO on CPUs: the engine is an IR, compiled when it is loaded, with every property said explicitly."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.catalog.runtime_params.openvino import OpenVinoCpuParams
+from app.catalog.runtimes import RUNTIMES
+from app.catalog.spec import Params
+from app.errors import InvalidParams, SignatureMismatch
+from workers import openvino_model
+from workers.distributions import versions_of
+from workers.measure.processors import usable_processors
+from workers.model_handle import ModelHandle
+from workers.openvino_errors import OPENVINO_ERRORS, explain, refused
+from workers.openvino_library import openvino
+from workers.runtimes import implements
+from workers.runtimes.base import Engine, Feeds, LoadedEngine
+from workers.runtimes.cpu_features import cpu_features
+from workers.runtimes.openvino_facts import compiled_facts, weight_counts
+
+SPEC = RUNTIMES["openvino-cpu"]
+DEVICE = "CPU"
+BLOB = "compiled.blob"
+BLOB_KEY = (
+    "compiled.json"  # what the blob was compiled for: all of it must be the same, or the IR is compiled
+)
+NEEDED = {  # for an inference precision: instruction sets, any of which makes it native
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "f16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
+
+
+class LoadedOpenVino:
+    """A compiled network and one request, ready to run."""
+
+    def __init__(self, compiled: Any):
+        self._request = compiled.create_infer_request()
+        self.inputs = [openvino_model.described(port) for port in compiled.inputs]
+        self.outputs = [openvino_model.described(port) for port in compiled.outputs]
+        self._names = [entry["name"] for entry in self.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name.
+
+        Raises:
+            SignatureMismatch: names, types or shapes of the feeds are not the engine's.
+            InvalidModel, OutOfMemory: the engine fails on these inputs.
+        """
+        self._check(feeds)
+        ordered = {index: feeds[entry["name"]] for index, entry in enumerate(self.inputs)}
+        try:
+            # inputs are read in place, outputs are copies: the next run does not overwrite them
+            results = self._request.infer(ordered, share_inputs=True, share_outputs=False)
+        except OPENVINO_ERRORS as error:
+            raise explain(error, "running the engine", stage="running") from error
+        return dict(zip(self._names, results.values(), strict=True))
+
+    def _check(self, feeds: Feeds) -> None:
+        """OpenVINO itself casts what has another type, and ignores what it does not know."""
+        if set(feeds) != {entry["name"] for entry in self.inputs}:
+            raise SignatureMismatch(
+                f"the engine takes {', '.join(sorted(entry['name'] for entry in self.inputs))}, "
+                f"given were {', '.join(sorted(feeds)) or 'no inputs'}",
+                stage="running",
+            )
+        for entry in self.inputs:
+            value, shape = np.asarray(feeds[entry["name"]]), entry["shape"]
+            fits = len(value.shape) == len(shape) and all(
+                wanted in (None, given) for wanted, given in zip(shape, value.shape, strict=True)
+            )
+            if value.dtype.name != entry["dtype"] or not fits:
+                raise SignatureMismatch(
+                    f"input {entry['name']!r} takes {entry['dtype']} {shape}, given was {value.dtype.name} {list(value.shape)}",
+                    stage="running",
+                    param=entry["name"],
+                )
+
+
+@implements(SPEC.name)
+class OpenVinoCpu:
+    """See `base.Runtime`."""
+
+    def build(self, model: ModelHandle, params: Params, out: Path) -> Engine:
+        """Write the model as an IR, and compile it once for its facts (see `openvino_facts.compiled_facts`).
+
+        Facts, besides: `model_half_weights` (elements that the model held in half precision).
+
+        Raises:
+            UnsupportedOperator, InvalidModel: OpenVINO refuses the model; the error names node and cause.
+            InvalidParams: this processor has no instructions for the inference precision.
+        """
+        assert isinstance(params, OpenVinoCpuParams)
+        graph = openvino_model.read(model, "building")
+        if model.format == openvino_model.FORMAT:
+            openvino_model.copy(model, out)
+        else:
+            openvino_model.write(graph, out)
+        compiled = _compile(openvino.Core(), graph, params, "building")
+        if params.cache_compiled:
+            (out / BLOB).write_bytes(compiled.export_model().getvalue())
+            (out / BLOB_KEY).write_text(json.dumps(_blob_key(params)))
+        facts = compiled_facts(graph, compiled)
+        facts["model_half_weights"] = weight_counts(graph)["half_weights"]
+        return Engine(out, openvino_model.ENTRY, facts)
+
+    def load(self, engine: Engine, params: Params) -> LoadedEngine:
+        """The engine in memory: compiled, or taken from the blob where that was made for just this.
+
+        Raises:
+            InvalidModel, UnsupportedOperator: this machine or version cannot load it.
+            InvalidParams: this processor has no instructions for the inference precision.
+        """
+        assert isinstance(params, OpenVinoCpuParams)
+        core = openvino.Core()
+        with refused("loading the engine with OpenVINO", stage="loading"):
+            if _blob_fits(engine, params):
+                blob = (engine.root / BLOB).read_bytes()
+                return LoadedOpenVino(core.import_model(blob, DEVICE, properties(params)))
+            graph = core.read_model(str(engine.path))
+        return LoadedOpenVino(_compile(core, graph, params, "loading"))
+
+    def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}.
+
+        An IR is compiled for the processor that loads it: `cpu_features` names what the inference precision needs.
+        Later versions of OpenVINO read the IR as well.
+        """
+        assert isinstance(params, OpenVinoCpuParams)
+        needed = NEEDED.get(params.inference_precision, ())
+        return {
+            "runtime": "openvino",
+            "version": versions_of(SPEC.packages)["openvino"],
+            "device": SPEC.device,
+            "architecture": platform.machine(),
+            "cpu_features": [name for name in needed if name in cpu_features()][:1],
+            "threads": params.threads or usable_processors(),
+            "inputs": self.load(engine, params).inputs,
+        }
+
+    def versions(self) -> Mapping[str, str]:
+        """Distributions that matter for results."""
+        return versions_of(SPEC.packages)
+
+
+def properties(params: OpenVinoCpuParams) -> dict[str, Any]:
+    """OpenVINO's properties for our parameters; none that matters is left to its own choice."""
+    threads = params.threads or usable_processors()
+    chosen: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": params.hint.upper(),
+        "EXECUTION_MODE_HINT": params.execution_mode.upper(),
+        # who runs the process decides which processors it may use: both sides of a measurement use the same ones
+        "ENABLE_CPU_PINNING": False,
+        "ENABLE_HYPER_THREADING": True,
+        "CACHE_DIR": "",
+        "LOG_LEVEL": "LOG_NONE",
+    }
+    if params.streams:
+        chosen["NUM_STREAMS"] = min(params.streams, threads)
+    if params.inference_precision != "auto":
+        chosen["INFERENCE_PRECISION_HINT"] = params.inference_precision
+    return chosen
+
+
+def _compile(core: Any, graph: Any, params: OpenVinoCpuParams, stage: str) -> Any:
+    with refused("compiling the model with OpenVINO", stage=stage):
+        compiled = core.compile_model(graph, DEVICE, properties(params))
+    wanted = params.inference_precision
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if wanted != "auto" and found != wanted:
+        raise InvalidParams(
+            f"this processor has no instructions for {wanted}: OpenVINO would compute in {found} instead",
+            stage=stage,
+            param="inference_precision",
+            hint=f"set inference_precision to f32{', bf16' if found == 'bf16' else ''} or auto",
+        )
+    return compiled
+
+
+def _blob_key(params: OpenVinoCpuParams) -> dict[str, Any]:
+    return {
+        "openvino": openvino.get_version(),
+        "architecture": platform.machine(),
+        "cpu": openvino.Core().get_property(DEVICE, "FULL_DEVICE_NAME"),
+        "cpu_features": cpu_features(),
+        "properties": properties(params),
+    }
+
+
+def _blob_fits(engine: Engine, params: OpenVinoCpuParams) -> bool:
+    key = engine.root / BLOB_KEY
+    return params.cache_compiled and key.is_file() and json.loads(key.read_text()) == _blob_key(params)
