@@ -195,7 +195,7 @@ def build_engine(
     attempt: Attempt, name: str, runtime: RuntimeSpec, params: Params, model: ModelHandle
 ) -> Engine:
     """The engine of a model; the machine is part of the cause, as engines are laid out for it."""
-    implementation = runtimes.registry.get(runtime.name)
+    implementation = runtimes.registry.alone(runtime.name)
 
     def work(out: Path) -> dict[str, Any]:
         engine = implementation.build(model, params, out)

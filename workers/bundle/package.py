@@ -54,7 +54,7 @@ def package(
     folder = assignment.scratch / "bundle"
     folder.mkdir()
     entry = lay_out(folder, built.engine)
-    implementation = runtimes.registry.get(runtime.name)
+    implementation = runtimes.registry.alone(runtime.name)
     baseline = implementation.load(built.baseline_engine, runtime.baseline_params(params))
     engine = implementation.load(built.engine, params)
     seeded = synthetic_samples(assignment.subject.signature, assignment.seed, 1)
