@@ -8,7 +8,7 @@ and floats too large for a narrower type are refused where they occur.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,32 @@ def plan_feeds(inputs: list[dict[str, Any]], samples: Mapping[str, tuple[str, tu
         if plan.dtype.kind == "f" and plan.narrows
     )
     return FeedPlan(plans, next(iter(fixed), None), batchable, notes)
+
+
+def paired_plans(
+    first: list[dict[str, Any]],
+    second: list[dict[str, Any]],
+    samples: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> tuple[FeedPlan, FeedPlan]:
+    """Plans by which two engines get the same samples in every run: where one has a fixed batch, the other takes it too.
+
+    Raises:
+        SignatureMismatch: the samples do not fit one of them, both have fixed batches that differ, or one takes
+            batches where the other takes single samples.
+    """
+    plans = plan_feeds(first, samples), plan_feeds(second, samples)
+    sizes = {plan.fixed_batch for plan in plans if plan.fixed_batch is not None}
+    if plans[0].batchable != plans[1].batchable or len(sizes) > 1:
+        told = [
+            f"batches of {plan.fixed_batch or 'any size'}" if plan.batchable else "single samples"
+            for plan in plans
+        ]
+        raise SignatureMismatch(
+            f"the optimized engine takes {told[1]}, the original {told[0]}",
+            hint="leave out the pass that set the batch, or set it at the original's",
+        )
+    size = next(iter(sizes), None)
+    return replace(plans[0], fixed_batch=size), replace(plans[1], fixed_batch=size)
 
 
 def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> InputPlan:

@@ -16,6 +16,7 @@ from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
 from workers.conversion import convert, open_model
 from workers.distributions import versions_of
+from workers.formats import onnx
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
@@ -39,6 +40,12 @@ class Attempt:
     steps: Steps
     warnings: list[str] = field(default_factory=list)
     converted: dict[tuple[str, str], ModelHandle] = field(default_factory=dict)  # by digest and format
+    signature: Mapping[str, Any] = field(
+        init=False
+    )  # the subject's, with the sizes that passes have fixed since
+
+    def __post_init__(self) -> None:
+        self.signature = self.assignment.subject.signature
 
     def report(self, stage: str) -> Any:
         """A progress callback `(done, total, message)` for a stage."""
@@ -139,7 +146,29 @@ def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: Mode
                 f"{spec.name} used {sample_set.count} generated random samples for {role}: "
                 "its ranges are guesses, and accuracy on real data may be far worse"
             )
-    return handle_of(outcome)
+    handle = handle_of(outcome)
+    attempt.signature = narrowed(attempt.signature, handle)
+    return handle
+
+
+def narrowed(known: Mapping[str, Any], model: ModelHandle) -> Mapping[str, Any]:
+    """A signature with the sizes of inputs that a pass has fixed: generated data must fit engine and original."""
+    if model.format != onnx.FORMAT:
+        return known
+    fixed = {
+        entry["name"]: entry["shape"] for entry in onnx.signature(model.load_onnx(weights=False))["inputs"]
+    }
+    inputs = [
+        {
+            **entry,
+            "shape": [
+                now if isinstance(now, int) else before
+                for before, now in zip(entry["shape"], fixed.get(entry["name"], entry["shape"]), strict=True)
+            ],
+        }
+        for entry in known["inputs"]
+    ]
+    return {**known, "inputs": inputs}
 
 
 def taken(attempt: Attempt, model: ModelHandle, formats: frozenset[str]) -> ModelHandle:
@@ -186,7 +215,7 @@ def pass_samples(attempt: Attempt, spec: PassSpec, step: Mapping[str, Any]) -> d
             found[role] = open_samples(attempt.assignment.datasets[given])
         elif need == "required-or-synthetic":
             found[role] = synthetic_samples(
-                attempt.assignment.subject.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES
+                attempt.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES
             )
     return found
 
@@ -234,7 +263,7 @@ def measuring_samples(attempt: Attempt) -> Samples:
     attempt.warnings.append(
         "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
     )
-    return synthetic_samples(assignment.subject.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
+    return synthetic_samples(attempt.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
 
 
 def calibration_samples(attempt: Attempt) -> list[Samples]:

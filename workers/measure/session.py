@@ -10,7 +10,7 @@ from app.catalog.metrics import METRICS
 from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidParams
 from workers.context import Samples
-from workers.feeds import plan_feeds
+from workers.feeds import paired_plans
 from workers.measure.accuracy import Accuracy
 from workers.measure.environment import load_average, machine
 from workers.measure.feeds_file import choose_feeds, save_feeds
@@ -152,7 +152,7 @@ def _compare_outputs(
 ) -> Compared:
     """Run both on the samples, in this process; write the feeds that they will be timed on."""
     engines = _load(baseline), _load(optimized)
-    plan = plan_feeds(engines[0].inputs, samples.inputs)
+    plan, _ = paired_plans(engines[0].inputs, engines[1].inputs, samples.inputs)
     save_feeds(feeds, choose_feeds(plan, samples))
     fidelity = Fidelity()
     accuracy = Accuracy(evaluation["metric"], evaluation.get("output")) if evaluation else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.errors import InvalidModel, SignatureMismatch
 from workers.context import Samples
-from workers.feeds import FeedPlan, plan_feeds
+from workers.feeds import FeedPlan, paired_plans
 from workers.runtimes.base import LoadedEngine
 
 CHUNK_SAMPLES = 32  # read from the dataset at once
@@ -56,19 +56,14 @@ class SideBySide:
 def run_side_by_side(
     baseline: LoadedEngine, optimized: LoadedEngine, samples: Samples, limit: int | None = None
 ) -> Iterator[SideBySide]:
-    """Both engines' outputs, sample by sample where the batch is free: as they are timed, and as a deployed engine sees
-    them (ranges that are taken over a batch differ from those of a sample).
+    """Both engines' outputs, sample by sample where both batches are free: as they are timed, and as a deployed engine
+    sees them (ranges that are taken over a batch differ from those of a sample). A fixed batch is the other's too.
 
     Raises:
         SignatureMismatch: the samples do not fit the engines, or the engines one another.
         InvalidModel: the optimized engine lacks an output of the baseline.
     """
-    plans = plan_feeds(baseline.inputs, samples.inputs), plan_feeds(optimized.inputs, samples.inputs)
-    if (plans[0].fixed_batch, plans[0].batchable) != (plans[1].fixed_batch, plans[1].batchable):
-        raise SignatureMismatch(
-            f"the optimized engine takes batches of {plans[1].fixed_batch or 'any size'}, the original of "
-            f"{plans[0].fixed_batch or 'any size'}",
-        )
+    plans = paired_plans(baseline.inputs, optimized.inputs, samples.inputs)
     _check_outputs(baseline, optimized)
     first = 0
     for chunk, labels in samples.batches(max(CHUNK_SAMPLES, plans[0].fixed_batch or 1), limit):

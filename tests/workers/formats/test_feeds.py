@@ -9,7 +9,7 @@ from onnx import helper
 
 from app.errors import SignatureMismatch
 from tests.workers.formats.uploads import graph_model, value
-from workers.feeds import FeedPlan, plan_feeds
+from workers.feeds import FeedPlan, paired_plans, plan_feeds
 
 Shape = tuple[int, ...]
 
@@ -184,3 +184,33 @@ def test_text_reaches_the_engine_as_text() -> None:
     for texts in (np.array(["a", "ü"]), np.array([b"a", "ü".encode()])):
         ((feeds, _),) = plan.feeds({"x": texts})
         assert session.run(None, feeds)[0].tolist() == ["a", "ü"]
+
+
+def test_the_fixed_batch_of_one_engine_is_the_others_too() -> None:
+    free, fixed = [entry("x", [None, 2])], [entry("x", [3, 2])]
+    values = np.arange(14, dtype=np.float32).reshape(7, 2)
+    for first, second in ((free, fixed), (fixed, free)):
+        plans = paired_plans(first, second, {"x": ("float32", (2,))})
+        assert [plan.fixed_batch for plan in plans] == [3, 3]
+        one, other = (
+            [(feeds["x"].tolist(), n) for feeds, n in plan.feeds({"x": values}, 1)] for plan in plans
+        )
+        assert one == other
+        assert [count for _, count in one] == [3, 3, 1]
+    assert paired_plans(free, free, {"x": ("float32", (2,))})[1].fixed_batch is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sample", "told"),
+    [
+        ([2, 3], [4, 3], (3,), "takes batches of 4, the original batches of 2"),
+        ([None, 3], [3], (3,), "takes single samples, the original batches of any size"),
+        ([None, None], [None, 5], (3,), "dimension 1 of input 'x' is 5, in the dataset it is 3"),
+    ],
+    ids=["two-batches", "single-samples", "another-size"],
+)
+def test_engines_that_share_no_run_are_refused(
+    first: list[Any], second: list[Any], sample: Shape, told: str
+) -> None:
+    with pytest.raises(SignatureMismatch, match=told):
+        paired_plans([entry("x", first)], [entry("x", second)], {"x": ("float32", sample)})

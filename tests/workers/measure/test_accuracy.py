@@ -193,4 +193,25 @@ def test_a_lost_output_is_an_error():
 
 def test_another_batch_size_is_an_error():
     with pytest.raises(SignatureMismatch, match="batches of 4"):
-        gathered("top1", engine(answers(set())), engine(answers(set()), 4), labelled(8))
+        gathered("top1", engine(answers(set()), 2), engine(answers(set()), 4), labelled(8))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 40])
+def test_an_engine_of_a_fixed_batch_is_compared_with_one_of_a_free_batch(batch: int):
+    """Whatever is left of the last batch: every sample counts once, in both engines, in order."""
+    seen: dict[str, set[int]] = {"free": set(), "fixed": set()}
+
+    def watched(side: str, wrong: set[int]) -> Run:
+        def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            seen[side].add(len(feeds["x"]))
+            return answers(wrong)(feeds)
+
+        return run
+
+    free, fixed = engine(watched("free", {3})), engine(watched("fixed", {3, 41}), batch)
+    for first, second, values in ((free, fixed, (0.98, 0.96)), (fixed, free, (0.96, 0.98))):
+        found = gathered("top1", first, second, labelled(50))
+        before, after = found.of_baseline(0), found.of_optimized(0)
+        assert before is not None
+        assert (before["value"], after["value"], after["samples"]) == (*values, 50)
+    assert seen == {"free": {batch}, "fixed": {batch}}
