@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from workers.sandbox import enter
 
@@ -17,6 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
         from workers import probe
 
         return probe.self_test(given.runtime) if given.runtime else probe.main()
+    if given.purpose == "coverage":
+        from workers import coverage
+
+        return coverage.answer(given.runtime, given.model)
     if given.purpose == "check":
         from workers.sandbox import check
 
@@ -36,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--concurrency", type=int, default=2, help="how many jobs at a time")
     probe = purposes.add_parser("probe", help="print what this machine can do")
     probe.add_argument("--runtime", help="try one runtime alone")
+    coverage = purposes.add_parser("coverage", help="print what of a model a runtime can run")
+    coverage.add_argument("runtime")
+    coverage.add_argument("model", type=Path)
     enter.add_arguments(purposes.add_parser("child", help="one attempt of one job; started by a worker"))
     enter.add_arguments(
         purposes.add_parser("check", help="try to break out of the sandbox; started by the probe")

@@ -7,10 +7,12 @@ from typing import Any
 from app.catalog.formats import FORMATS
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
 from workers.assignment import UPLOAD_NAMES, InspectAssignment
+from workers.coverage import coverage
 from workers.formats import npz, onnx
 from workers.formats.base import Source
 from workers.formats.describe import describe
 from workers.formats.locate import locate, place
+from workers.model_handle import ModelHandle
 
 DATASET_FILE = UPLOAD_NAMES["dataset"]
 
@@ -44,6 +46,9 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
     report("checking")
     if name == onnx.FORMAT:
         described = onnx.describe(root, entry, onnx.check(root, entry))
+        report("asking the runtimes")
+        held = ModelHandle(root, entry, name, "")
+        described["facts"]["coverage"] = coverage(held, assignment.scratch)
     else:
         source = Source(root, entry, assignment.declared)
         described = describe(name, source, assignment.scratch, report)

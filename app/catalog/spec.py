@@ -82,6 +82,9 @@ class ModelFacts:
     conversions: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # tried: format -> facts, or {problem}
+    coverage: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # runtime -> {share, unsupported, …}
 
 
 @dataclass(frozen=True)

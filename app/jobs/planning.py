@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.catalog.metrics import METRICS
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
 from app.config import get_settings
-from app.errors import InvalidParams, NoWorker, SignatureMismatch
+from app.errors import InvalidParams, NoWorker, SignatureMismatch, UnsupportedOperator
 from app.fleet import service as fleet
 from app.jobs.schemas import EvaluationRequest, JobRequest
 from app.jobs.subjects import Subject, find_datasets, find_subject
 from app.queue import queue_for
+
+UNSUPPORTED_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
 
     Raises:
         UnknownPass, InvalidParams, IncompatibleRecipe, SignatureMismatch: see `app.catalog.recipe.plan`.
+        UnsupportedOperator: the target's runtime cannot run nodes of the model.
     """
     request, at = grounds.request, f"targets[{index}]"
     target = validate_target(request.targets[index], at)
+    _check_coverage(grounds.subject.model_facts().coverage, target.runtime, at)
     recipe = plan(
         request.recipe,
         grounds.subject.model_facts(),
@@ -93,6 +98,25 @@ def check_worker(session: Session, runtime: str, index: int) -> None:
             param=f"targets[{index}].runtime",
             hint=f"start one with `burnish worker --queues {queue_for(runtime)}`; see `GET /v1/workers`",
         )
+
+
+def _check_coverage(coverage: Mapping[str, Any], runtime: str, at: str) -> None:
+    """Refuse what the runtime said when it was asked at the inspection; what it did not say is found out by building."""
+    unsupported = coverage.get(runtime, {}).get("unsupported")
+    if not unsupported:
+        return
+    first, count = unsupported[0], coverage[runtime]["unsupported_count"]
+    raise UnsupportedOperator(
+        f"{runtime} cannot run {count} of the model's {coverage[runtime]['operators']} nodes; the first: {first['reason']}",
+        node=first["node"],
+        param=f"{at}.runtime",
+        hint="choose another target, or export the model without these operators; `POST /v1/models/{id}/validate` lists them "
+        "for every target",
+        errors=[
+            {"node": one["node"], "operator": one["operator"], "detail": one["reason"]}
+            for one in unsupported[:UNSUPPORTED_SHOWN]
+        ],
+    )
 
 
 def _evaluation(evaluation: EvaluationRequest, subject: Subject, dataset: DatasetFacts) -> EvaluationRequest:

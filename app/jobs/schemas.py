@@ -184,7 +184,7 @@ class JobAnswer(BaseModel):
 
 
 class PlannedStep(BaseModel):
-    """One pass as it would be done."""
+    """One pass, or one conversion between formats (`convert:…`), as it would be done."""
 
     name: str
     version: int
@@ -204,6 +204,17 @@ class WorkersAnswer(BaseModel):
     workers: list[str] = Field(description="The live ones.")
 
 
+class CoverageAnswer(BaseModel):
+    """How much of a model a runtime can run, as it said when the model was inspected. Whether an engine can be built shows
+    when it is built: a shape or a value may still be refused."""
+
+    operators: int = Field(description="Nodes, those inside control flow included.")
+    share: float = Field(description="The share of them that the runtime can run.")
+    unsupported: list[dict[str, Any]] = Field(description="Nodes that it cannot: {node, operator, reason}.")
+    unsupported_count: int = Field(description="How many there are; `unsupported` holds the first ones.")
+    versions: dict[str, str] = Field(description="Of the runtime's packages that were asked.")
+
+
 class TargetPlan(BaseModel):
     """What would happen for one target."""
 
@@ -211,6 +222,10 @@ class TargetPlan(BaseModel):
     steps: list[PlannedStep]
     notes: list[str] = Field(description="Why a preset chose these passes.")
     workers: WorkersAnswer
+    coverage: CoverageAnswer | None = Field(
+        default=None,
+        description="Null: the runtime was not at hand where the model was inspected, or could not tell.",
+    )
     problem: dict[str, Any] | None = Field(
         description="Why the job would be refused; null: it would be queued."
     )

@@ -37,6 +37,7 @@ class Subject:
             outputs=tuple(self.signature["outputs"]),
             control_flow=self.facts.get("control_flow", {}),
             conversions=self.facts.get("conversions", {}),
+            coverage=self.facts.get("coverage", {}),
         )
 
 

@@ -2,14 +2,17 @@
 
 from sqlalchemy.orm import Session
 
+from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.recipe import Recipe
-from app.catalog.spec import Precision
+from app.catalog.runtimes import RUNTIMES
+from app.catalog.spec import ModelFacts, Precision, RuntimeSpec
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams
 from app.fleet import service as fleet
 from app.jobs.planning import Grounds, check_worker, ground, plan_target
 from app.jobs.schemas import (
+    CoverageAnswer,
     JobRequest,
     OperatorsAnswer,
     PlannedStep,
@@ -48,21 +51,33 @@ def validate(session: Session, project_id: str, model_id: str, request: JobReque
 def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
     target = grounds.request.targets[index]
     workers = _workers(session, target.runtime)
-    plan = TargetPlan(target=target, steps=[], notes=[], workers=workers, problem=None)
+    facts = grounds.subject.model_facts()
+    asked = facts.coverage.get(target.runtime, {})
+    plan = TargetPlan(
+        target=target,
+        steps=[],
+        notes=[],
+        workers=workers,
+        coverage=None if "share" not in asked else CoverageAnswer.model_validate(asked),
+        problem=None,
+    )
     try:
         planned = plan_target(grounds, index)
         plan.target, plan.notes = planned.target, planned.recipe.notes
-        plan.steps = _steps(planned.recipe, grounds.subject.model_facts().precision)
+        plan.steps = _steps(planned.recipe, facts, RUNTIMES[target.runtime])
         check_worker(session, target.runtime, index)
     except BurnishError as error:
         plan.problem = error.problem()
     return plan
 
 
-def _steps(recipe: Recipe, precision: Precision) -> list[PlannedStep]:
-    steps = []
+def _steps(recipe: Recipe, facts: ModelFacts, runtime: RuntimeSpec) -> list[PlannedStep]:
+    """The passes, and the conversions between formats that they and the runtime need."""
+    steps: list[PlannedStep] = []
+    precision, form = facts.precision, facts.format
     for step in recipe.passes:
         spec = PASSES[step.name]
+        form = _convert(steps, form, spec.formats, precision)
         leaves = spec.produces or precision
         steps.append(
             PlannedStep(
@@ -74,8 +89,27 @@ def _steps(recipe: Recipe, precision: Precision) -> list[PlannedStep]:
                 leaves=leaves,
             )
         )
-        precision = leaves
+        precision, form = leaves, spec.leaves or form
+    _convert(steps, form, runtime.formats, precision)
     return steps
+
+
+def _convert(steps: list[PlannedStep], form: str, taken: frozenset[str], precision: Precision) -> str:
+    becomes = way(form, taken)
+    if becomes is None:
+        return form
+    version = FORMATS[form].version
+    steps.append(
+        PlannedStep(
+            name=f"convert:{becomes}",
+            version=version,
+            params={},
+            inputs={},
+            takes=precision,
+            leaves=precision,
+        )
+    )
+    return becomes
 
 
 def _workers(session: Session, runtime: str) -> WorkersAnswer:

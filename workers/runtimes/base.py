@@ -34,6 +34,29 @@ class Engine:
         return sum(file.stat().st_size for file in self.root.rglob("*") if file.is_file())
 
 
+@dataclass(frozen=True)
+class Uncovered:
+    """A node that a runtime cannot run, and why; its name and operator where they are known."""
+
+    node: str | None
+    operator: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a model a runtime can run: `operators` counts nodes, those inside control flow included."""
+
+    operators: int
+    unsupported: list[Uncovered]
+
+    @property
+    def share(self) -> float:
+        """The share of the nodes that are covered."""
+        covered = max(self.operators - len(self.unsupported), 0)
+        return covered / self.operators if self.operators else 1.0
+
+
 class LoadedEngine(Protocol):
     """An engine in memory, ready to run. `inputs` and `outputs` are [{name, dtype (numpy), shape}], free dimensions None."""
 
@@ -62,4 +85,12 @@ class Runtime(Protocol):
 
     def versions(self) -> Mapping[str, str]:
         """Distribution versions that matter for results."""
+        ...
+
+    def coverage(self, model: ModelHandle) -> Coverage:
+        """Which nodes of a model it can run. Asked in a process of its own, before anything is built.
+
+        Raises:
+            BurnishError: it cannot even read the model.
+        """
         ...

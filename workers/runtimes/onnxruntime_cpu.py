@@ -18,9 +18,10 @@ from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain, refused
 from workers.onnx_files import ENTRY, EXTERNAL_TENSOR_BYTES, GRAPH_ALLOWANCE_BYTES, WEIGHTS
 from workers.runtimes import implements
-from workers.runtimes.base import Engine, Feeds, LoadedEngine
+from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 from workers.runtimes.onnx_facts import graph_facts
+from workers.runtimes.onnxruntime_coverage import coverage
 
 SPEC = RUNTIMES["onnxruntime-cpu"]
 PROVIDERS = ["CPUExecutionProvider"]
@@ -119,6 +120,10 @@ class OnnxRuntimeCpu:
             "threads": params.threads or usable_processors(),
             "inputs": self.load(engine, params).inputs,
         }
+
+    def coverage(self, model: ModelHandle) -> Coverage:
+        """See `onnxruntime_coverage.coverage`."""
+        return coverage(model)
 
     def versions(self) -> Mapping[str, str]:
         """Distributions that matter for results."""
