@@ -99,7 +99,7 @@ def runner(program: Program) -> Run:
     arguments = _arguments(program.program)
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        _check_feeds(program.inputs, feeds)
+        check_feeds(program.inputs, feeds)
         args, kwargs = arguments([to_tensor(feeds[entry["name"]]) for entry in program.inputs])
         try:
             with torch.inference_mode():
@@ -128,7 +128,8 @@ def _arguments(program: ExportedProgram) -> Callable[[list[torch.Tensor]], tuple
     return arrange
 
 
-def _check_feeds(inputs: Sequence[Mapping[str, Any]], feeds: Mapping[str, np.ndarray]) -> None:
+def check_feeds(inputs: Sequence[Mapping[str, Any]], feeds: Mapping[str, np.ndarray]) -> None:
+    """Hold arrays against a signature. Raises SignatureMismatch where names, dtypes or shapes do not fit."""
     wanted = [entry["name"] for entry in inputs]
     if set(wanted) != set(feeds):
         raise SignatureMismatch(
