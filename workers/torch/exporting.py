@@ -7,9 +7,7 @@ padding does (its guards say `size - 4 != 1`). DYNAMIC in turn reports as free w
 
 import inspect
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,20 +17,16 @@ from app.errors import BurnishError, InvalidModel, UnsupportedOperator
 from app.text import plain
 from workers.samples import FREE_DIMENSION
 from workers.torch.model import TorchModel, example_inputs, free_dimensions, label, sizes
+from workers.torch.noise import quiet
+from workers.torch.place import source_of
 
-LENGTHS = (
-    FREE_DIMENSION,
-    224,
-    16,
-    5,
-    2,
-)  # tried in turn for free dimensions behind the first, until the network runs
+# tried in turn for free dimensions behind the first, until the network runs
+LENGTHS = (FREE_DIMENSION, 224, 16, 5, 2)
 STAGE = "exporting"
 NUMBER_HINT = "declare it as a number"
 _SPECIALIZED = re.compile(
     r"You marked (?P<source>\S.*?) as dynamic but your code specialized it to be a constant \((?P<size>\d+)\)"
 )
-_PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _LONGEST = 400  # characters of a reason
 _FEW = 3  # a bound this low comes from a branch on the size, not from a table of positions
 
@@ -79,20 +73,12 @@ def _export(model: TorchModel, chosen: dict[str, int]) -> ExportedProgram:
         for entry in model.inputs
     ]
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(
                 model.module, args, dynamic_shapes=tuple(_like_arguments(model.module, shapes))
             )
     except Exception as error:  # torch raises errors of many kinds here, Python's own among them
         raise _explain(error, model) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what export says of attributes that a module sets while it is traced: recurrent layers do."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The tensor attributes? self", category=UserWarning)
-        yield
 
 
 def _like_arguments(module: torch.nn.Module, values: Sequence[Any]) -> list[Any]:
@@ -130,7 +116,7 @@ def _explain(error: Exception, model: TorchModel) -> BurnishError:
     return UnsupportedOperator(
         f"torch cannot export the network: {_sentence(error)}",
         stage=STAGE,
-        node=_place(text),
+        node=source_of(text),
         hint="rewrite that line so that it does not depend on the values of tensors, or upload the network as TorchScript or ONNX",
     )
 
@@ -166,7 +152,7 @@ def _try_other_size(
         size = chosen[name] // 2
     args = example_inputs(model.inputs, dims={**chosen, name: size})
     try:
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet():
             program.module()(*args)
     except Exception as error:
         tried = f"{_dimension(entry, axis, name)} = {size}"
@@ -217,13 +203,3 @@ def _sentence(error: Exception | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else ""
     return plain(f"{type(error).__name__}: {first}"[:_LONGEST])
-
-
-def _place(text: str) -> str | None:
-    """The last line of the network's own source that a message names, as `file:line in function`."""
-    found = [
-        match
-        for match in _PLACE.finditer(text)
-        if "/site-packages/torch/" not in match["file"] and not match["file"].startswith("<")
-    ]
-    return f"{found[-1]['file']}:{found[-1]['line']} in {found[-1]['function']}" if found else None

@@ -1,0 +1,14 @@
+"""What torch says of its own making while it exports: silenced where that happens."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside the block no warning of attributes that recurrent layers set, nor of calls to torch's own old functions."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The tensor attributes? self", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        yield
