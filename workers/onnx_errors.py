@@ -65,7 +65,7 @@ def explain(
 ) -> BurnishError:
     """Our error for a library's."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).strip()
-    text = _FOLDER.sub(lambda found: "" if Path(found[0]).is_dir() else found[0], text)
+    text = without_folders(text)
     node = next((found["node"] for pattern in _NODE if (found := pattern.search(text))), None)
     short = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
     if "Failed to allocate memory" in text or "bad_alloc" in text:
@@ -79,3 +79,8 @@ def explain(
                 hint=hint or "export with standard operators, or with an opset that this runtime knows",
             )
     return InvalidModel(f"{doing}: {short}", stage=stage, node=node, hint=hint)
+
+
+def without_folders(text: str) -> str:
+    """The text with paths to files here cut to the files' names: where a worker keeps things is nobody's matter."""
+    return _FOLDER.sub(lambda found: "" if Path(found[0]).is_dir() else found[0], text)

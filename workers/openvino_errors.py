@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import onnx
 
 from app.errors import BurnishError, InvalidModel, OutOfMemory, UnsupportedOperator
+from workers.onnx_errors import without_folders
 from workers.onnx_nodes import nodes_of
 from workers.openvino_library import openvino
 
@@ -51,7 +52,7 @@ def explain(
     error: Exception, doing: str, *, stage: str | None = None, model: onnx.ModelProto | None = None
 ) -> BurnishError:
     """Our error for one of OpenVINO's."""
-    text = _PLACES.sub("", str(error)).strip()
+    text = without_folders(_PLACES.sub("", str(error)).strip())
     short = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
     if "bad_alloc" in text or "Failed to allocate" in text:
         return OutOfMemory(f"{doing}: {short}", stage=stage)

@@ -39,7 +39,7 @@ def read(model: ModelHandle, stage: str) -> Model:
     proto = model.load_onnx(weights=False)
     with refused("converting the model to OpenVINO", stage=stage, model=proto):
         graph = openvino.convert_model(str(model.path))
-    _same_names(proto, graph, stage)
+    check_signature(proto, graph, stage)
     name_nodes(
         graph, {name for node in nodes_of(proto) for name in (node.name, *node.output)} | _tensors(proto)
     )
@@ -99,7 +99,13 @@ def signature(model: ModelHandle) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _same_names(proto: onnx.ModelProto, graph: Model, stage: str) -> None:
+def check_signature(proto: onnx.ModelProto, graph: Model, stage: str) -> None:
+    """Hold the inputs and outputs of a converted graph against the ONNX that it comes from.
+
+    Raises:
+        InvalidModel: their names are others.
+        UnsupportedOperator: numpy has no type for one.
+    """
     constants = {tensor.name for tensor in proto.graph.initializer}
     given = [value.name for value in proto.graph.input if value.name not in constants]
     for side, wanted, ports in (
@@ -113,14 +119,13 @@ def _same_names(proto: onnx.ModelProto, graph: Model, stage: str) -> None:
                 stage=stage,
                 hint="an output that is an input itself is what it cannot keep: leave such outputs out of the export",
             )
-        for port in ports:
+        for name, port in zip(wanted, ports, strict=True):
             kind = port.get_element_type().to_string()
             if kind not in NUMPY:
                 raise UnsupportedOperator(
-                    f"the {side[:-1]} {port.get_any_name()!r} is of type {kind}, which an OpenVINO engine does not "
-                    "exchange with numpy",
+                    f"the {side[:-1]} {name!r} is of type {kind}, which an OpenVINO engine does not exchange with numpy",
                     stage=stage,
-                    node=port.get_any_name(),
+                    node=name,
                     hint="cast it to a type that numpy has, or choose an ONNX Runtime target",
                 )
 

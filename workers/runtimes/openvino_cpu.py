@@ -19,8 +19,9 @@ from workers.model_handle import ModelHandle
 from workers.openvino_errors import OPENVINO_ERRORS, explain, refused
 from workers.openvino_library import openvino
 from workers.runtimes import implements
-from workers.runtimes.base import Engine, Feeds, LoadedEngine
+from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
+from workers.runtimes.openvino_coverage import coverage
 from workers.runtimes.openvino_facts import compiled_facts, weight_counts
 
 SPEC = RUNTIMES["openvino-cpu"]
@@ -141,6 +142,10 @@ class OpenVinoCpu:
             "threads": params.threads or usable_processors(),
             "inputs": self.load(engine, params).inputs,
         }
+
+    def coverage(self, model: ModelHandle) -> Coverage:
+        """See `openvino_coverage.coverage`."""
+        return coverage(model)
 
     def versions(self) -> Mapping[str, str]:
         """Distributions that matter for results."""

@@ -156,14 +156,12 @@ def sentences(facts: dict[str, Any]) -> list[str]:
 def _precision(node: Any, kind: str) -> str:
     if kind in CONVERSIONS:
         return "conversion"
-    where = PRECISIONS.get(_told(node, "runtimePrecision"), "other")
-    if kind in COMPUTE and where in FLOATS and len(node.inputs()) > 1:
-        stored = node.input(1).get_element_type().to_string()
-        if stored in EIGHT_BITS:
-            return "weights-8bit"
-        if stored in FOUR_BITS:
-            return "weights-4bit"
-    return where
+    if kind in COMPUTE and len(node.inputs()) > 1:
+        # the precision that OpenVINO tells of a node with packed weights is that of the weights
+        given, stored = (node.input(place).get_element_type().to_string() for place in (0, 1))
+        if given not in EIGHT_BITS and stored in EIGHT_BITS | FOUR_BITS:
+            return "weights-8bit" if stored in EIGHT_BITS else "weights-4bit"
+    return PRECISIONS.get(_told(node, "runtimePrecision"), "other")
 
 
 def _leaves_int8(node: Any) -> bool:
