@@ -102,6 +102,27 @@ def openvino_preset(context: PresetContext) -> PresetChoice:
     return PresetChoice([simplify, quantize], [why, _SYNTHETIC])
 
 
+def eager_preset(context: PresetContext) -> PresetChoice:
+    """The preset for eager PyTorch: nothing. It is what engines are compared with."""
+    return PresetChoice(
+        [],
+        [
+            "Eager PyTorch runs the model as it is: no pass makes it faster there, as exported programs meet no 8-bit kernels."
+        ],
+    )
+
+
+def inductor_preset(context: PresetContext) -> PresetChoice:
+    """The preset for Inductor: nothing besides compiling, which fuses what is elementwise and packs weights for oneDNN."""
+    return PresetChoice(
+        [],
+        [
+            "Compiling alone: it changes no numbers. `quantize-torch` in a recipe computes in 8 bits: int8-static for "
+            "convolutions, int8-dynamic for linear layers; hold its accuracy against a dataset."
+        ],
+    )
+
+
 def _convolutional(context: PresetContext, simplify: dict[str, Any], convolutions: int) -> PresetChoice:
     static: dict[str, Any] = {"pass": "quantize-static"}
     why = f"A convolutional network ({convolutions} convolutions): static 8 bit is the fast form; dynamic 8 bit is slower than fp32."

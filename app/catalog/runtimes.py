@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.catalog.presets import cpu_preset, openvino_preset
+from app.catalog.presets import cpu_preset, eager_preset, inductor_preset, openvino_preset
 from app.catalog.runtime_params.openvino import OpenVinoCpuParams
+from app.catalog.runtime_params.torch import TorchEagerParams, TorchInductorCudaParams, TorchInductorParams
 from app.catalog.spec import Params, RuntimeSpec
 
 
@@ -79,6 +80,36 @@ _SPECS = (
         preset=openvino_preset,
         packages=("openvino",),
         baseline={"inference_precision": "f32"},
+    ),
+    RuntimeSpec(
+        name="torch-eager",
+        version=1,
+        title="PyTorch, eager",
+        params=TorchEagerParams,
+        device="cpu",
+        formats=frozenset({"torch-export"}),
+        preset=eager_preset,
+        packages=("torch",),
+    ),
+    RuntimeSpec(
+        name="torch-inductor-cpu",
+        version=1,
+        title="PyTorch, compiled by Inductor for CPU",
+        params=TorchInductorParams,
+        device="cpu",
+        formats=frozenset({"torch-export"}),
+        preset=inductor_preset,
+        packages=("torch",),
+    ),
+    RuntimeSpec(
+        name="torch-inductor-cuda",
+        version=1,
+        title="PyTorch, compiled by Inductor for NVIDIA GPUs",
+        params=TorchInductorCudaParams,
+        device="cuda",
+        formats=frozenset({"torch-export"}),
+        preset=inductor_preset,
+        packages=("torch",),
     ),
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,3 +94,20 @@ class Runtime(Protocol):
             BurnishError: it cannot even read the model.
         """
         ...
+
+
+@runtime_checkable
+class SelfTested(Protocol):
+    """A runtime that knows a cheaper proof that this machine serves it than building, loading and running an engine."""
+
+    def self_test(self) -> None:
+        """Raises whatever is wrong with this machine; its text is told as the reason."""
+        ...
+
+
+def unnamed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A signature as engines give it: free dimensions are None."""
+    return [
+        {**entry, "shape": [dim if isinstance(dim, int) else None for dim in entry["shape"]]}
+        for entry in entries
+    ]

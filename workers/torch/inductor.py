@@ -1,0 +1,242 @@
+"""AOTInductor: exported programs compiled ahead of time into a `.pt2` package, and run from it (torch 2.13)."""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from app.errors import (
+    BurnishError,
+    InvalidModel,
+    OutOfMemory,
+    SignatureMismatch,
+    UnsupportedOperator,
+)
+from app.text import plain
+from workers.compiler import compiler_command
+from workers.runtimes.base import Feeds, unnamed
+from workers.torch.inductor_facts import compiled_facts
+from workers.torch.model import to_array, to_tensor
+from workers.torch.program import Program, check_feeds
+
+METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}
+SOURCES = (
+    ".cpp",
+    ".cu",
+)  # of the generated code: not needed to run, and full of the paths of the machine that built it
+LONGEST = 500  # characters of a reason
+
+
+def compile_program(
+    program: Program, package: Path, *, device: str, threads: int, freezing: bool, max_autotune: bool
+) -> dict[str, Any]:
+    """Compile a program for `device` (cpu, cuda) and `threads` into `package`, which ends with `.pt2`; its facts.
+
+    Nothing stays behind but the package: caches go into a folder that is removed, and no compiler process lives on.
+
+    Raises:
+        Unavailable: there is no C++ compiler on this machine.
+        UnsupportedOperator: Inductor cannot compile something in it.
+        OutOfMemory: compiling took too much.
+    """
+    compiler_command()
+    told = {"inputs": program.inputs, "outputs": program.outputs, "threads": threads, "device": device}
+    options: dict[str, Any] = {
+        "freezing": freezing,
+        "max_autotune": max_autotune,
+        "compile_threads": 1,  # more are processes that outlive the compilation
+        "cpp.threads": threads,
+        "aot_inductor.metadata": {METADATA: json.dumps(told)},
+        "aot_inductor.enable_line_tables": False,
+        **_without_paths(),
+    }
+    exported = program.program if device == "cpu" else _moved(program.program, device)
+    with tempfile.TemporaryDirectory() as folder, _threads(threads), _caches(), _quiet():
+        made = Path(folder) / package.name
+        try:
+            with torch.no_grad():
+                torch._inductor.aoti_compile_and_package(
+                    exported, package_path=str(made), inductor_configs=options
+                )
+        except MemoryError as error:
+            raise OutOfMemory("compiling took more memory than there is", stage="building") from error
+        except Exception as error:  # Inductor raises errors of many kinds, Python's own among them
+            raise _explained(error) from error
+        source = _strip(made, package)
+    return compiled_facts(program.program, source, freezing)
+
+
+class LoadedInductor:
+    """A package that is ready to run; see `runtimes.base.LoadedEngine`."""
+
+    def __init__(self, model: Any, told: Mapping[str, Any]):
+        self._run = model.loader.boxed_run
+        self._device = told["device"]
+        self._signature = told["inputs"]
+        self.inputs = unnamed(told["inputs"])
+        self.outputs = unnamed(told["outputs"])
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name.
+
+        Raises:
+            SignatureMismatch: names, types or shapes of the feeds are not the engine's.
+        """
+        check_feeds(self._signature, feeds)
+        tensors = [to_tensor(feeds[entry["name"]]).to(self._device) for entry in self._signature]
+        try:
+            with torch.inference_mode():
+                found = self._run(tensors)
+        except RuntimeError as error:
+            raise SignatureMismatch(
+                f"the engine does not take these inputs: {_first_line(error)}", stage="running"
+            ) from error
+        outputs = [value for value in found if isinstance(value, torch.Tensor)]
+        return {entry["name"]: to_array(value) for entry, value in zip(self.outputs, outputs, strict=True)}
+
+
+def load_package(package: Path, threads: int) -> LoadedInductor:
+    """A package, ready to run with the threads that it was compiled for. `threads`: those that are asked for, 0 for any.
+
+    Raises:
+        InvalidModel: it was compiled for another number of threads, or cannot be loaded here.
+    """
+    try:
+        model = torch._inductor.aoti_load_package(str(package))
+        told = json.loads(model.get_metadata()[METADATA])
+    except (RuntimeError, OSError, KeyError, ValueError) as error:
+        raise InvalidModel(
+            f"this engine cannot be loaded here: {_first_line(error)}",
+            stage="loading",
+            hint="build it again on this machine, with this version of torch",
+        ) from error
+    if threads and threads != told["threads"]:
+        raise InvalidModel(
+            f"the engine was compiled for {told['threads']} threads, asked for were {threads}",
+            stage="loading",
+            param="threads",
+            hint=f"build it again with threads={threads}, or load it with threads={told['threads']}",
+        )
+    torch.set_num_threads(told["threads"])
+    return LoadedInductor(model, told)
+
+
+def _moved(program: ExportedProgram, device: str) -> ExportedProgram:
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
+
+
+def _without_paths() -> dict[str, Any]:
+    """Options that keep paths of this machine out of the library, where its compiler flags are known.
+
+    Sources name themselves in messages (`__FILE__`). Inductor has no option for more flags, but passes this one on as it is.
+    """
+    if platform.machine() != "x86_64":
+        return {}
+    packages = Path(torch.__file__).parent.parent
+    folders = (str(packages), tempfile.gettempdir())
+    flags = [f"-ffile-prefix-map={shlex.quote(folder)}/=" for folder in folders]
+    return {"cpp.march": " ".join(["native", *flags])}
+
+
+def _strip(made: Path, package: Path) -> str:
+    """Copy a package without its sources; the sources."""
+    found = []
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as new:
+        for member in old.infolist():
+            if member.filename.endswith(SOURCES):
+                found.append(old.read(member).decode("utf-8", "replace"))
+                continue
+            with old.open(member) as source, new.open(member, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target)
+    return "\n".join(found)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _caches() -> Iterator[None]:
+    """Inductor's and Triton's caches in a folder that is removed; in a job, everything lies in the attempt's folder."""
+    from torch._inductor.utils import clear_caches
+
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="inductor-") as folder:
+        clear_caches()
+        os.environ.update({names[0]: folder, names[1]: str(Path(folder) / "triton")})
+        try:
+            yield
+        finally:
+            clear_caches()
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Inductor says of torch's own functions."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit.* is deprecated", category=DeprecationWarning)
+        yield
+
+
+def _explained(error: Exception) -> BurnishError:
+    from torch._inductor.exc import CppCompileError
+
+    cause: BaseException = error
+    while (inner := getattr(cause, "inner_exception", None) or cause.__cause__) is not None:
+        cause = inner
+    if isinstance(cause, CppCompileError):
+        return UnsupportedOperator(
+            f"the C++ compiler refuses what Inductor generates for this model: {_compiler_error(cause)}",
+            stage="building",
+            hint="try freezing=false, another version of the compiler, or another target",
+        )
+    return UnsupportedOperator(
+        f"Inductor cannot compile this model: {type(cause).__name__}: {_first_line(cause)}",
+        stage="building",
+        node=_node(str(error)),
+        hint="try freezing=false, or another target: onnxruntime-cpu and openvino-cpu take other operators",
+    )
+
+
+def _node(text: str) -> str | None:
+    """The operator that Inductor names in its message: `target: aten.x.default`."""
+    line = next((line.strip() for line in text.splitlines() if line.strip().startswith("target: ")), None)
+    return line.removeprefix("target: ") if line else None
+
+
+def _compiler_error(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return plain(next((line for line in lines if "error:" in line), _first_line(error)), LONGEST)
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return plain(line, LONGEST)
