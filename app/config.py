@@ -188,6 +188,11 @@ class Settings(BaseSettings):
         "answered until the minute is over. 0: no limit.",
     )
 
+    runtimes: str = Field(
+        "",
+        description="The runtimes that workers here may offer, with commas (`onnxruntime-cpu,openvino-cpu`): each is tried when a "
+        "worker starts, which takes seconds. Empty: all that work.",
+    )
     webhook_allowed: str = Field(
         "",
         description="Hosts that webhooks may reach although their addresses are not public: names, addresses and networks "

@@ -24,6 +24,7 @@ from app.storage.s3 import S3Storage
 from tests.services import running_postgres, running_redis, running_s3
 from tests.turns import side_by_side, turn
 
+os.environ["BURNISH_RUNTIMES"] = "onnxruntime-cpu"  # trying all of them when a worker starts takes long
 os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
 
 

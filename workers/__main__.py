@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from app.catalog.runtimes import RUNTIMES
 from workers.sandbox import enter
 
 
@@ -17,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given.purpose == "probe":
         from workers import probe
 
-        return probe.self_test(given.runtime) if given.runtime else probe.main()
+        if given.runtime:
+            return probe.self_test(given.runtime)
+        return probe.main(given.runtimes.split(",") if given.runtimes else [])
     if given.purpose == "coverage":
         from workers import coverage
 
@@ -40,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--queues", help="a,b: instead of inspections and every runtime that works here")
     worker.add_argument("--concurrency", type=int, default=2, help="how many jobs at a time")
     probe = purposes.add_parser("probe", help="print what this machine can do")
-    probe.add_argument("--runtime", help="try one runtime alone")
+    probe.add_argument("--runtime", help="try one runtime alone, in this process")
+    probe.add_argument("--runtimes", default=",".join(RUNTIMES), help="a,b: try these, each in a process of its own")
     coverage = purposes.add_parser("coverage", help="print what of a model a runtime can run")
     coverage.add_argument("runtime")
     coverage.add_argument("model", type=Path)

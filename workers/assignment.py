@@ -69,5 +69,6 @@ class InspectAssignment(BaseModel):
     file: Path
     filename: str
     declared: dict[str, Any]
+    runtimes: list[str] = []  # to ask for the model's operators
     max_archive_bytes: int
     max_archive_files: int

@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ SHOWN = 50  # unsupported nodes; all are counted
 ASSIGNMENT = "coverage.json"
 
 
-def coverage(model: ModelHandle, scratch: Path) -> dict[str, Any]:
-    """By runtime that takes this format: {versions, operators, share, unsupported: [{node, operator, reason}],
+def coverage(model: ModelHandle, names: Iterable[str], scratch: Path) -> dict[str, Any]:
+    """Of `names`, by runtime that takes this format: {versions, operators, share, unsupported: [{node, operator, reason}],
     unsupported_count}, or {problem} where it could not tell. A runtime that is not installed here is left out."""
     path = scratch / ASSIGNMENT
     path.write_text(json.dumps({"root": str(model.root), "entry": model.entry, "format": model.format}))
-    found = {name: _ask(name, path) for name, spec in RUNTIMES.items() if model.format in spec.formats}
+    found = {name: _ask(name, path) for name in names if model.format in RUNTIMES[name].formats}
     return {name: answer for name, answer in found.items() if answer is not None}
 
 

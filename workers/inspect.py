@@ -48,10 +48,10 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
         described = onnx.describe(root, entry, onnx.check(root, entry))
         report("asking the runtimes")
         held = ModelHandle(root, entry, name, "")
-        described["facts"]["coverage"] = coverage(held, assignment.scratch)
+        described["facts"]["coverage"] = coverage(held, assignment.runtimes, assignment.scratch)
     else:
         source = Source(root, entry, assignment.declared)
-        described = describe(name, source, assignment.scratch, report)
+        described = describe(name, source, assignment.runtimes, assignment.scratch, report)
     if "signature" not in FORMATS[name].declares:
         fix_declared(described["signature"], assignment.declared.get("signature"))
     return {"root": str(root), "format": name, **described}

@@ -25,6 +25,7 @@ from workers.child_process import ChildProcess, ProtocolError, child_limits
 from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import read_problem
 from workers.hold import InspectionHold, Lost, Stop
+from workers.offered import offered
 from workers.sandbox import cgroups
 from workers.sandbox.paths import WORK
 from workers.supervisor import CHILD, LEAVE_SECONDS, TICK_SECONDS
@@ -158,6 +159,7 @@ class Inspection:
             file=upload,
             filename=self._row.filename,
             declared=self._row.declared if isinstance(self._row, Model) else {},
+            runtimes=offered(),
             max_archive_bytes=settings.max_archive_bytes,
             max_archive_files=settings.max_archive_files,
         )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,30 @@ CPU_FLAGS = (
 GPU_FIELDS = ("name", "uuid", "memory.total", "driver_version", "compute_cap")
 
 
-def main() -> int:
+def main(names: list[str]) -> int:
     """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware, sandbox}."""
+    seen = hardware()
     runtimes: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for name in RUNTIMES:
-        try:
-            runtimes[name] = try_runtime(name)
-        except RuntimeError as error:
-            failed[name] = str(error)
-    found = {"runtimes": runtimes, "failed": failed, "hardware": hardware(), "sandbox": sandbox()}
+    with ThreadPoolExecutor(max_workers=seen["cores"]) as pool:
+        for name, answer in zip(names, pool.map(lambda name: _answer(name, seen), names), strict=True):
+            if isinstance(answer, str):
+                failed[name] = answer
+            else:
+                runtimes[name] = answer
+    found = {"runtimes": runtimes, "failed": failed, "hardware": seen, "sandbox": sandbox()}
     json.dump(found, sys.stdout)
     return 0
+
+
+def _answer(name: str, seen: dict[str, Any]) -> dict[str, Any] | str:
+    """A runtime's facts, or why it is not served."""
+    if RUNTIMES[name].device == "cuda" and not seen["gpus"]:
+        return "there is no NVIDIA GPU"
+    try:
+        return try_runtime(name)
+    except RuntimeError as error:
+        return str(error)
 
 
 def try_runtime(name: str) -> dict[str, Any]:
@@ -68,18 +81,35 @@ def try_runtime(name: str) -> dict[str, Any]:
 
 
 def self_test(name: str) -> int:
-    """Build, load and run a model of one node, and print the runtime's facts as JSON.
+    """Let the runtime test itself, or build, load and run a model of one node, and print its facts as JSON.
 
     Raises:
         Exception: whatever the runtime raises; the exit status tells.
     """
-    import numpy as np
-
     from workers import runtimes
-    from workers.model_handle import ModelHandle
+    from workers.runtimes.base import SelfTested
 
     started = time.monotonic()
-    runtime, params = runtimes.registry.alone(name), RUNTIMES[name].params()
+    runtime = runtimes.registry.alone(name)
+    if isinstance(runtime, SelfTested):
+        runtime.self_test()
+    else:
+        _run_relu(name, runtime)
+    facts = {
+        "device": RUNTIMES[name].device,
+        "versions": dict(runtime.versions()),
+        "self_test_seconds": round(time.monotonic() - started, 3),
+    }
+    print(json.dumps(facts))  # noqa: T201 - this is what the process is for
+    return 0
+
+
+def _run_relu(name: str, runtime: Any) -> None:
+    import numpy as np
+
+    from workers.model_handle import ModelHandle
+
+    params = RUNTIMES[name].params()
     with tempfile.TemporaryDirectory() as folder:
         root, out = Path(folder) / "model", Path(folder) / "engine"
         root.mkdir()
@@ -90,13 +120,6 @@ def self_test(name: str) -> int:
         outputs = loaded.run({"x": np.array([[-1.0, 2.0]], dtype=np.float32)})
     if outputs["y"].tolist() != [[0.0, 2.0]]:
         raise RuntimeError(f"Relu of [-1, 2] came out as {outputs['y'].tolist()}")
-    facts = {
-        "device": RUNTIMES[name].device,
-        "versions": dict(runtime.versions()),
-        "self_test_seconds": round(time.monotonic() - started, 3),
-    }
-    print(json.dumps(facts))  # noqa: T201 - this is what the process is for
-    return 0
 
 
 def hardware() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.logs import configure_logging
 from app.observability import tracing
 from app.queue import INSPECT_QUEUE, queue_for
 from workers import celery_app, running
+from workers.offered import offered
 from workers.sandbox import privileges
 from workers.sandbox.report import lacking, warnings
 
@@ -26,7 +27,11 @@ def main(queues: list[str] | None, concurrency: int) -> int:
     configure_logging()
     bound_waits()
     tracing.start("worker")
-    found = probe()
+    try:
+        found = probe(wanted(queues))
+    except ValueError as error:
+        log.error("no_such_runtime", error=str(error))
+        return 1
     for name, reason in found["failed"].items():
         log.warning("runtime_failed", runtime=name, reason=reason)
     for wall, meaning in warnings(found["sandbox"]).items():
@@ -56,14 +61,19 @@ def main(queues: list[str] | None, concurrency: int) -> int:
     return 0
 
 
-def probe() -> dict[str, Any]:
-    """What this machine can do, asked in a child: a runtime that crashes takes no worker with it.
+def wanted(queues: list[str] | None) -> list[str]:
+    """The runtimes to try: those offered here that the queues need. Raises ValueError as `offered`."""
+    return [name for name in offered() if not queues or queue_for(name) in queues]
+
+
+def probe(names: list[str]) -> dict[str, Any]:
+    """What this machine can do, with these runtimes, asked in a child: a runtime that crashes takes no worker with it.
 
     Raises:
         subprocess.SubprocessError: the probe itself failed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "workers", "probe"],
+        [sys.executable, "-m", "workers", "probe", "--runtimes", ",".join(names)],
         stdout=subprocess.PIPE,
         timeout=PROBE_SECONDS,
         check=True,

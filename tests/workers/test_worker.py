@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from app.artifacts.tables import Artifact
 from app.auth.tables import DEFAULT_PROJECT
+from app.catalog.runtimes import RUNTIMES
 from app.config import Settings
 from app.db import transaction
 from app.fleet.tables import Worker
@@ -283,11 +284,28 @@ def test_a_slow_inspection_is_rejected(
 def test_the_probe_tells_of_this_machine() -> None:
     from workers.worker import probe
 
-    found = probe()
-    assert set(found["runtimes"]) == {"onnxruntime-cpu"}, found["failed"]
+    found = probe(["onnxruntime-cpu", "openvino-cpu"])
+    assert set(found["runtimes"]) == {"onnxruntime-cpu", "openvino-cpu"}, found["failed"]
     assert "onnxruntime" in found["runtimes"]["onnxruntime-cpu"]["versions"]
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["memory_bytes"] > 0
+
+
+def test_a_worker_tries_what_is_offered_and_needed(
+    burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.worker import wanted
+
+    monkeypatch.setattr(burnish_sqlite, "runtimes", "")
+    assert wanted(None) == list(RUNTIMES)
+    assert wanted(["inspect"]) == []
+    assert wanted(["inspect", "runtime.openvino-cpu"]) == ["openvino-cpu"]
+    monkeypatch.setattr(burnish_sqlite, "runtimes", "onnxruntime-cpu, openvino-cpu")
+    assert wanted(None) == ["onnxruntime-cpu", "openvino-cpu"]
+    assert wanted(["runtime.torch-eager"]) == []
+    monkeypatch.setattr(burnish_sqlite, "runtimes", "onnxruntime-cpu,no-such")
+    with pytest.raises(ValueError, match=r"names no-such; there are .*onnxruntime-cpu"):
+        wanted(None)
 
 
 def test_a_runtime_that_cannot_be_tried_names_its_reason() -> None:

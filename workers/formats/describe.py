@@ -1,6 +1,6 @@
 """What an upload that is no ONNX is and can become: opened, converted on trial, and compared. Runs in a child."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ UNKNOWN: dict[str, Any] = {
 }
 
 
-def describe(name: str, source: Source, scratch: Path, report: Callable[[str], None]) -> dict[str, Any]:
+def describe(
+    name: str, source: Source, ask: Iterable[str], scratch: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
     """{signature, facts} of a model in a framework's own format.
 
-    Facts are those of the ONNX that it becomes, the format's own, `coverage` (see `workers.coverage`) and `conversions`: for
+    Facts are those of the ONNX that it becomes, the format's own, `coverage` by the runtimes to `ask` (see `workers.coverage`) and `conversions`: for
     each format that it can become what `convert` says, or the `problem` that it cannot.
 
     Raises:
@@ -48,7 +50,7 @@ def describe(name: str, source: Source, scratch: Path, report: Callable[[str], N
             failures.append(error)
             conversions[to] = {"problem": error.problem()}
             continue
-        runtimes |= coverage(made, scratch)
+        runtimes |= coverage(made, ask, scratch)
         if to == onnx.FORMAT:
             network = onnx.describe(made.root, made.entry)["facts"]
     if len(failures) == len(conversions):
