@@ -9,6 +9,7 @@ from app.errors import InvalidModel
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import graphs, save_onnx, signature_of
+from workers.onnx_prepare import sort_nodes
 from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
 
@@ -41,6 +42,7 @@ def apply(model: ModelHandle, params: SimplifyParams, ctx: PassContext) -> Model
             hint="leave simplify out of the recipe, or set shape_inference to false",
         ) from error
     restore_shapes(slim, original)
+    sort_nodes(slim.graph)
     slim.ir_version = max(slim.ir_version, kept["ir_version"])
     del slim.metadata_props[:]
     slim.metadata_props.extend(kept["metadata"])
