@@ -1,0 +1,1 @@
+"""What only workers import that have TensorFlow: the `tensorflow` extra."""
