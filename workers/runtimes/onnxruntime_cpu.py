@@ -12,7 +12,7 @@ from onnxruntime import ExecutionMode, GraphOptimizationLevel, InferenceSession,
 
 from app.catalog.runtimes import RUNTIMES, OnnxRuntimeCpuParams
 from app.catalog.spec import Params
-from app.errors import SignatureMismatch
+from app.errors import SignatureMismatch, UnsupportedOperator
 from workers.distributions import versions_of
 from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain, refused
@@ -37,16 +37,38 @@ DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
     "tensor(string)": "string", "tensor(bfloat16)": "bfloat16",
 }  # fmt: skip
+EXCHANGED = frozenset(
+    (
+        "float16",
+        "float32",
+        "float64",
+        "bool",
+        "string",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+)
 
 
 class LoadedOnnxRuntime:
-    """A session that is ready to run."""
+    """A session that is ready to run.
+
+    Raises:
+        UnsupportedOperator: an input or output is of a type that numpy does not have (bfloat16, 8-bit floats, 4-bit integers).
+    """
 
     def __init__(self, session: InferenceSession):
         self._session = session
         self._names = [value.name for value in session.get_outputs()]
         self.inputs = [_described(value) for value in session.get_inputs()]
         self.outputs = [_described(value) for value in session.get_outputs()]
+        for entry in (*self.inputs, *self.outputs):
+            if entry["dtype"] not in EXCHANGED:
+                raise UnsupportedOperator(
+                    f"{entry['name']!r} is of type {entry['dtype']}, which an engine does not exchange with numpy",
+                    stage="loading",
+                    node=entry["name"],
+                    hint="cast inside the model, so that its inputs and outputs are of a type that numpy has",
+                )
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name.
