@@ -28,10 +28,6 @@ def refusal(file: Path) -> BurnishError | None:
         return None
     if _is_pickle(head):
         return UnsafeModel("the file is a Python pickle, which runs code when it is loaded", hint=EXPORT_HINT)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _unsupported(
-            "HDF5 (an old Keras model)", "`model.export('model.onnx', format='onnx')` in Keras 3"
-        )
     if head[4:8] == b"TFL3":
         return _unsupported("TensorFlow Lite", "convert the model that it was made from to ONNX")
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
@@ -50,12 +46,6 @@ def _refused_zip(file: Path) -> BurnishError | None:
         return UnsafeModel(
             "the file is a PyTorch pickle, which runs code when it is loaded", hint=EXPORT_HINT
         )
-    if any(name.endswith("saved_model.pb") for name in names):
-        return _unsupported(
-            "a TensorFlow SavedModel", "`python -m tf2onnx.convert --saved-model DIR --output model.onnx`"
-        )
-    if "config.json" in names and any(name.endswith(".weights.h5") for name in names):
-        return _unsupported("a Keras model", "`model.export('model.onnx', format='onnx')` in Keras 3")
     if any("archive_format" in name or name.endswith("models/model.json") for name in names):
         return _unsupported("a torch.export program", EXPORT_HINT)
     return None

@@ -78,7 +78,7 @@ class OpenedTensorFlow:
     def __init__(self, model: Any, facts: Mapping[str, Any]):
         self._model = model  # its variables live as long as it does
         self._function = _signature(model)
-        given = self._function.structured_input_signature[1]
+        given = dict(sorted(self._function.structured_input_signature[1].items()))  # saved without an order
         found = self._function.structured_outputs
         several = sum(None in _dims(name, spec)[1:] for name, spec in given.items()) > 1
         self.inputs = [
@@ -117,7 +117,10 @@ class OpenedTensorFlow:
         tensorflow = tensorflow_library()
         convert = importlib.import_module("tf2onnx.convert")
         given = self._function.structured_input_signature[1]
-        specs = [tensorflow.TensorSpec(spec.shape, spec.dtype, name) for name, spec in given.items()]
+        specs = [
+            tensorflow.TensorSpec(given[entry["name"]].shape, given[entry["name"]].dtype, entry["name"])
+            for entry in self.inputs
+        ]
 
         @tensorflow.function(input_signature=specs)  # type: ignore[untyped-decorator]
         def serve(*tensors: Any) -> Any:

@@ -68,7 +68,6 @@ SAFETENSORS = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
         (b"\x1c\x00\x00\x00TFL3" + bytes(100), "TensorFlow Lite"),
         (len(SAFETENSORS).to_bytes(8, "little") + SAFETENSORS + bytes(4), "safetensors"),
         (b'{"ir_version": 8}', "text"),
@@ -81,18 +80,6 @@ def test_known_single_files_are_named_with_a_way_out(content: bytes, found: str,
     with pytest.raises(UnsupportedFormat, match=found) as caught:
         inspected(file)
     assert "ONNX" in str(caught.value.hint) or "onnx" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (["config.json", "metadata.json", "model.weights.h5"], "Keras"),
-        (["saved/saved_model.pb", "saved/variables/variables.index"], "SavedModel"),
-    ],
-)
-def test_known_archives_are_named(names: list[str], found: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedFormat, match=found):
-        inspected(zipped(tmp_path / "m.onnx", [(name, b"x") for name in names]))
 
 
 def test_a_dataset_is_no_model(tmp_path: Path) -> None:
