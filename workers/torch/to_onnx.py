@@ -53,15 +53,25 @@ def program_to_onnx(
 def _export(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     try:
         with _quiet():
-            exported = torch.onnx.export(
+            exported: Any = torch.onnx.export(
                 program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
             )
+            _keep_apart(exported.model, {*inputs, *outputs})
             model: onnx.ModelProto = exported.model_proto
     except (BurnishError, MemoryError):
         raise
     except Exception as error:  # the exporter wraps what its functions raise, and they may raise anything
         raise _explain(error, program) from error
     return model
+
+
+def _keep_apart(model: Any, ends: set[str]) -> None:
+    """Rename values inside that are called as an input or output is: the exporter calls them after operators (`conv2d`)."""
+    outer = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    inner = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in (*inner, *model.graph.initializers.values()):
+        if value.name in ends and id(value) not in outer:
+            value.name = f"{value.name}_inside"
 
 
 @contextmanager
