@@ -25,14 +25,15 @@ def lived_in(module: nn.Module, seed: int = 0) -> nn.Module:
     random = torch.Generator().manual_seed(seed)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            for tensor, low, high in (
-                (part.running_mean, -0.5, 0.5),
-                (part.running_var, 0.5, 1.5),
-                (part.weight, 0.5, 1.5),
-                (part.bias, -0.5, 0.5),
-            ):
-                with torch.no_grad():
-                    tensor.uniform_(low, high, generator=random)
+            with torch.no_grad():
+                for tensor, low in (
+                    (part.running_mean, -0.5),
+                    (part.running_var, 0.5),
+                    (part.weight, 0.5),
+                    (part.bias, -0.5),
+                ):
+                    if tensor is not None:
+                        tensor.uniform_(low, low + 1, generator=random)
     return module
 
 
@@ -134,11 +135,11 @@ def zoo(name: str) -> nn.Module:
     """One of pytorchcv's classifiers for images of 64 by 64, its last pooling made to fit."""
     from pytorchcv.models.efficientnet import efficientnet_b0
     from pytorchcv.models.mobilenetv2 import mobilenetv2_wd4
-    from pytorchcv.models.resnet import resnet10
+    from pytorchcv.models.resnet import resnet18_wd4
     from pytorchcv.models.shufflenetv2 import shufflenetv2_wd2
 
     known = {
-        "resnet10": resnet10,
+        "resnet18_wd4": resnet18_wd4,
         "mobilenetv2_wd4": mobilenetv2_wd4,
         "shufflenetv2_wd2": shufflenetv2_wd2,
         "efficientnet_b0": efficientnet_b0,
