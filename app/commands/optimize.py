@@ -1,7 +1,7 @@
 """`burnish optimize`: upload, submit, watch, table, download."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from app.commands.common import (
 )
 from app.commands.parsing import bind_calibration, parse_pass, parse_targets, read_recipe
 from app.commands.progress import busy, bytes_bar, job_bar
-from app.commands.tables import print_result
+from app.commands.tables import named_by_target, print_result, targets_table
 
 Json = dict[str, Any]
 
@@ -134,6 +134,8 @@ def optimize(
         if not as_json:
             for each in jobs:
                 show_outcome(each)
+            if len(jobs) > 1:
+                console.print(targets_table(jobs))
         if out is not None:
             fetch_engines(client, jobs, out, console)
     if as_json:
@@ -262,18 +264,18 @@ def show_outcome(job: Json) -> None:
             )
 
 
-def engine_of(job: Json) -> str | None:
+def engine_of(job: Mapping[str, Any]) -> str | None:
     """The id of the engine that a job made."""
     return ((job["result"] or {}).get("artifacts") or {}).get("engine")
 
 
 def fetch_engines(client: Client, jobs: list[Json], out: Path, console: Console) -> None:
     """Download and unpack the engine of every job that succeeded; a folder each where there are several."""
-    for job in jobs:
+    for name, job in named_by_target(jobs):
         engine = engine_of(job)
         if job["status"] != "succeeded" or engine is None:
             continue
-        folder = out / job["targets"][0]["runtime"] if len(jobs) > 1 else out
+        folder = out / name if len(jobs) > 1 else out
         with bytes_bar(console, "downloading the engine") as progress:
             fetch_engine(client, engine, folder, progress)
         console.print(f"The engine is in [bold]{folder}[/]: try `python {folder / 'run.py'}`", soft_wrap=True)

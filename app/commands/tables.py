@@ -1,6 +1,7 @@
 """A job's result as people read it: before and after, what it cost, why, and what to beware of."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +43,37 @@ def result_table(result: Mapping[str, Any], title: str) -> Table:
         if any(cell is not None for cell in cells):
             table.add_row(escape(label), *("–" if cell is None else escape(cell) for cell in cells))
     return table
+
+
+def targets_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    """A job of several targets: a row each. Latencies are of one session a target; speed-ups are against its own baseline."""
+    table = Table(title="targets", title_justify="left", title_style="bold", header_style="bold")
+    for column in ("target", "status", "size", "latency p50", "speed-up", "accuracy", "drop"):
+        table.add_column(column, justify="left" if column in ("target", "status") else "right")
+    for name, job in named_by_target(jobs):
+        result = job["result"] or {}
+        side, comparison = result.get("optimized") or {}, result.get("comparison") or {}
+        cells = [
+            _maybe(bytes_text, side.get("size_bytes")),
+            _maybe(ms_text, (side.get("latency") or {}).get("p50_ms")),
+            _maybe(lambda value: interval_text(value, "×"), comparison.get("speedup")),
+            _maybe(interval_text, side.get("accuracy")),
+            _maybe(interval_text, comparison.get("accuracy_drop")),
+        ]
+        status = job["status"] if job["problem"] is None else f"{job['status']}: {job['problem']['code']}"
+        table.add_row(
+            escape(name), escape(status), *("–" if cell is None else escape(cell) for cell in cells)
+        )
+    return table
+
+
+def named_by_target(jobs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each job under its target's runtime; the second of one runtime has a `-2` behind it, and so on."""
+    seen: Counter[str] = Counter()
+    for job in jobs:
+        runtime = job["targets"][0]["runtime"]
+        seen[runtime] += 1
+        yield runtime if seen[runtime] == 1 else f"{runtime}-{seen[runtime]}", job
 
 
 def _rows(sides: list[Side]) -> Iterator[tuple[str, list[str | None]]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.commands.tables import bytes_text, ms_text, print_result
+from app.commands.tables import bytes_text, ms_text, named_by_target, print_result, targets_table
 
 
 @pytest.fixture
@@ -100,3 +100,31 @@ def test_names_from_a_model_are_no_markup(result: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_bytes(size: int, text: str) -> None:
     assert bytes_text(size) == text
+
+
+def test_several_targets_are_one_table(result: dict[str, Any]) -> None:
+    def job(runtime: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "targets": [{"runtime": runtime}],
+            "status": "succeeded",
+            "result": result,
+            "problem": None,
+            **fields,
+        }
+
+    refused = job("openvino-cpu", status="failed", result=None, problem={"code": "unsupported_operator"})
+    jobs = [job("onnxruntime-cpu"), refused, job("onnxruntime-cpu")]
+    assert [name for name, _ in named_by_target(jobs)] == [
+        "onnxruntime-cpu",
+        "openvino-cpu",
+        "onnxruntime-cpu-2",
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(targets_table(jobs))
+    lines = console.export_text().splitlines()
+    (failed,) = [line for line in lines if "openvino-cpu" in line]
+    assert "failed: unsupported_operator" in failed
+    assert failed.count("–") == 5
+    (second,) = [line for line in lines if "onnxruntime-cpu-2" in line]
+    assert "succeeded" in second
+    assert "×" in second
