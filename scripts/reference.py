@@ -144,6 +144,8 @@ def passes() -> Iterator[str]:
     for spec in PASSES.values():
         yield from ("", f"## `{spec.name}`: {spec.title}", "", inspect.cleandoc(spec.documentation), "")
         produces = f"`{spec.produces}`" if spec.produces else "the precision that came in"
+        if spec.dialect:
+            produces += f", in operators that only `{spec.dialect}` runtimes know"
         facts = [
             ("version", str(spec.version)),
             ("formats", _codes(spec.formats)),

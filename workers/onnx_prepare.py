@@ -72,7 +72,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     """
     for inner in graphs(graph):
         produced = {name for node in inner.node for name in node.output if name}
-        waiting = [(node, _read_by(node) & produced) for node in inner.node]
+        waiting = [(node, read_by(node) & produced) for node in inner.node]
         done: set[str] = set()
         ordered: list[onnx.NodeProto] = []
         while waiting:
@@ -109,7 +109,8 @@ def drop_unread_weights(graph: onnx.GraphProto) -> None:
             inner.initializer.extend(copies)
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, and the graphs inside it."""
     names = set(node.input)
     for inner in subgraphs(node):
         for body in graphs(inner):

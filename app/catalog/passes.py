@@ -1,6 +1,6 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
-from app.catalog.pass_params.graph import SetShapesParams, SimplifyParams
+from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToFp16Params
 from app.catalog.pass_params.quantization import (
@@ -14,6 +14,8 @@ ANY_PRECISION: frozenset[Precision] = frozenset(
     {"fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
 )
 
+ANY_DIALECT = frozenset({"onnxruntime"})  # of passes that leave operators alone which they do not know
+
 _SPECS = (
     PassSpec(
         name="simplify",
@@ -23,6 +25,7 @@ _SPECS = (
         consumes=ANY_PRECISION,
         produces=None,
         over_2gb=True,
+        dialects=ANY_DIALECT,
         packages=("onnxslim", "onnx"),
     ),
     PassSpec(
@@ -33,7 +36,19 @@ _SPECS = (
         consumes=ANY_PRECISION,
         produces=None,
         over_2gb=True,
+        dialects=ANY_DIALECT,
         packages=("onnx",),
+    ),
+    PassSpec(
+        name="fuse-transformer",
+        version=1,
+        title="Fuse attention, layer norms, GELU and embeddings",
+        params=FuseTransformerParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        dialect="onnxruntime",
+        packages=("onnxruntime", "onnx", "sympy"),
     ),
     PassSpec(
         name="to-fp16",
@@ -53,6 +68,7 @@ _SPECS = (
         consumes=frozenset({"fp32"}),
         produces="int8-dynamic",
         over_2gb=True,
+        dialects=ANY_DIALECT,
         packages=("onnxruntime", "onnx"),
     ),
     PassSpec(
@@ -74,6 +90,7 @@ _SPECS = (
         consumes=frozenset({"fp32", "fp16"}),
         produces="weights-4bit",
         over_2gb=True,
+        dialects=ANY_DIALECT,
         packages=("onnxruntime", "onnx"),
     ),
     PassSpec(

@@ -153,16 +153,20 @@ def plan(
     steps: list[RecipeStep] = []
     precision: Precision = model.precision
     form = model.format
+    dialect: str | None = None
     for index, step in enumerate(recipe.passes):
         path = f"recipe.passes[{index}]"
         spec = _pass_of(step, path)
         form = _taken(spec.name, spec.formats, form, precision, model, f"{path}.pass")
         _check_fit(spec, model, precision, steps, path)
+        _check_dialect(spec.name, spec.dialects, dialect, steps, f"{path}.pass")
         _check_inputs(spec, step, model, datasets, options, path)
         params = _validated(spec.params, step.params, f"{path}.params")
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
         precision = spec.produces or precision
         form = spec.leaves or form
+        dialect = spec.dialect or dialect
+    _check_dialect(runtime.name, runtime.dialects, dialect, steps, f"{at}.runtime")
     _taken(f"the runtime {runtime.name}", runtime.formats, form, precision, model, f"{at}.runtime")
     if evaluation is not None:
         _check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
@@ -252,6 +256,20 @@ def _check_fit(
             param=f"{path}.pass",
             hint=f"these passes can: {', '.join(able)}",
         )
+
+
+def _check_dialect(
+    who: str, known: frozenset[str], dialect: str | None, before: list[RecipeStep], path: str
+) -> None:
+    if dialect is None or dialect in known:
+        return
+    makers = [step.name for step in before if PASSES[step.name].dialect == dialect]
+    speakers = [runtime.name for runtime in RUNTIMES.values() if dialect in runtime.dialects]
+    raise IncompatibleRecipe(
+        f"after {makers[-1]} the model has operators of {dialect} alone, which {who} does not know",
+        param=path,
+        hint=f"remove {makers[-1]}, put it last, or choose one of these runtimes: {_listed(speakers)}",
+    )
 
 
 def _check_inputs(

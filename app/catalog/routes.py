@@ -43,6 +43,7 @@ class PassAnswer(BaseModel):
     params: dict[str, Any] = Field(description="JSON Schema of the parameters.")
     consumes: list[str] = Field(description="Precisions that it takes.")
     produces: str | None = Field(description="The precision that it leaves; null: as it was.")
+    dialect: str | None = Field(description="The operators beyond the standard's that it leaves; null: none.")
     formats: list[str] = Field(description="Model formats that it takes.")
     inputs: dict[str, str] = Field(
         description="What it reads besides the model: role -> how much it needs it."
@@ -123,6 +124,7 @@ def _pass(spec: PassSpec) -> PassAnswer:
         params=spec.params.model_json_schema(),
         consumes=sorted(spec.consumes),
         produces=spec.produces,
+        dialect=spec.dialect,
         formats=sorted(spec.formats),
         inputs=dict(spec.inputs),
         over_2gb=spec.over_2gb,

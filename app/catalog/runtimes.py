@@ -69,6 +69,7 @@ _SPECS = (
         formats=frozenset({"onnx"}),
         preset=cpu_preset,
         packages=("onnxruntime",),
+        dialects=frozenset({"onnxruntime"}),
     ),
     RuntimeSpec(
         name="openvino-cpu",

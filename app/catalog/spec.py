@@ -24,7 +24,8 @@ class PassSpec:
 
     `consumes` are the precisions that it takes, `produces` the one it leaves (None: as it was). `inputs` are the
     datasets or models that it reads. `over_2gb`: whether it works on a model whose weights pass protobuf's 2 GB.
-    `version` goes up whenever the same input may give another output; it is part of every step key.
+    `version` goes up whenever the same input may give another output; it is part of every step key. `dialect` names the
+    operators beyond the standard's that it leaves, `dialects` those that it takes (as what it need not understand).
     """
 
     name: str
@@ -36,6 +37,8 @@ class PassSpec:
     over_2gb: bool
     formats: frozenset[str] = frozenset({"onnx"})
     leaves: str | None = None  # the model format that it leaves; None: as it was
+    dialect: str | None = None  # None: as it was
+    dialects: frozenset[str] = frozenset()
     inputs: Mapping[InputRole, Need] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool = False  # whether the machine is part of the step key
@@ -123,6 +126,7 @@ class RuntimeSpec:
     preset: Preset
     packages: tuple[str, ...] = ()
     baseline: Mapping[str, Any] = field(default_factory=dict)  # parameters that make it compute in fp32
+    dialects: frozenset[str] = frozenset()  # operators beyond the standard's that it runs, see `PassSpec`
 
     def baseline_params(self, params: Params) -> Params:
         """The parameters of the baseline that an engine with these is measured against."""

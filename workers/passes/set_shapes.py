@@ -3,23 +3,21 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx
 
 from app.catalog.pass_params.graph import SetShapesParams
 from app.catalog.passes import PASSES
 from app.errors import InvalidModel, InvalidParams, SignatureMismatch
-from workers.context import Feeds, PassContext
+from workers.context import PassContext
 from workers.formats.onnx import signature
 from workers.model_handle import ModelHandle
 from workers.onnx_errors import ONNX_ERRORS, ORT_ERRORS, explain
 from workers.onnx_files import graphs, save_onnx, signature_of
 from workers.onnx_prepare import outline
-from workers.onnx_proof import open_session, prove
+from workers.onnx_proof import prove
+from workers.onnx_trial import outputs_of, random_feeds
 from workers.passes import implements
-from workers.samples import synthetic_samples
 
 SPEC = PASSES["set-shapes"]
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -169,19 +167,19 @@ def _run_beside(before: ModelHandle, after: ModelHandle, ctx: PassContext) -> No
     """
     described = signature(after.load_onnx(weights=False))
     try:
-        feeds = _feeds(described, ctx.seed)
+        feeds = random_feeds(described, ctx.seed)
     except SignatureMismatch as error:
         ctx.warn(f"the new shapes were not tried by running the model: {error.detail}")
         return
     try:
-        expected = _run(before, feeds)
+        expected = outputs_of(before, feeds)
     except ORT_ERRORS as error:
         if _runs_by_itself(before, ctx.seed):
             told = explain(error, "the model does not run with these sizes", stage=SPEC.name)
             raise InvalidParams(told.detail, stage=SPEC.name, node=told.node) from error
         ctx.warn("the new shapes were not tried: the model does not run on random inputs")
         return
-    got = _run(after, feeds)
+    got = outputs_of(after, feeds)
     for output in described["outputs"]:
         name, shape = output["name"], got[output["name"]].shape
         declared = [
@@ -204,23 +202,10 @@ def _runs_by_itself(model: ModelHandle, seed: int) -> bool:
         for entry in described["inputs"]
     ]
     try:
-        _run(model, _feeds({"inputs": smallest}, seed))
+        outputs_of(model, random_feeds({"inputs": smallest}, seed))
     except ORT_ERRORS:
         return False
     return True
-
-
-def _feeds(described: Mapping[str, Any], seed: int) -> Feeds:
-    """One run's random inputs: free dimensions take the sizes of `synthetic_samples`."""
-    whole = {"inputs": [{**entry, "shape": [1, *entry["shape"]]} for entry in described["inputs"]]}
-    feeds, _ = next(iter(synthetic_samples(whole, seed, 1).batches(1)))
-    return {name: np.asarray(values[0]) for name, values in feeds.items()}
-
-
-def _run(model: ModelHandle, feeds: Feeds) -> Feeds:
-    session = open_session(model)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _set(dim: onnx.TensorShapeProto.Dimension, to: int | str) -> None:

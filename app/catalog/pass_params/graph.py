@@ -1,6 +1,6 @@
 """Parameters of the passes that change a graph and leave its precision."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -67,3 +67,37 @@ class SetShapesParams(Params):
         if not self.dimensions and not self.inputs:
             raise ValueError("give `dimensions` or `inputs`: without them nothing would change")
         return self
+
+
+class FuseTransformerParams(Params):
+    """Makes single operators of a transformer's parts: attention, layer norm with the addition before it, GELU with
+    its bias, embeddings. The result uses ONNX Runtime's own operators: no other runtime takes it.
+
+    Attention becomes `MultiHeadAttention` (or `Attention`, with one product for all projections, where the graph is that of
+    PyTorch's older exporter) and holds no matrix of all scores: what long sequences gain most from. ONNX Runtime
+    fuses some of this itself at `graph_optimization` extended and all, but not the attention of current exporters.
+    `simplify` before it helps current exporters' graphs, and hides `Attention` in those of the older one.
+    `quantize-dynamic` takes the result, `Attention` included. Outputs are compared with the original's on random inputs.
+
+    Sources: ONNX Runtime's transformer optimizer
+    (https://onnxruntime.ai/docs/performance/transformers-optimization.html), and for attention in any other form a
+    search of our own; Dao et al., FlashAttention, 2022 (https://arxiv.org/abs/2205.14135), for why it pays.
+    """
+
+    model_type: Literal["bert", "bart", "gpt2", "swin", "t5", "vit"] = Field(
+        default="bert",
+        description="The kind of network whose patterns ONNX Runtime's optimizer looks for; bert also fits most encoders.",
+    )
+    heads: int = Field(default=0, ge=0, description="Attention heads. 0: as the graph shows.")
+    hidden_size: int = Field(default=0, ge=0, description="Width of a hidden state. 0: as the graph shows.")
+    attention: bool = Field(default=True, description="Fuse attention.")
+    layer_norm: bool = Field(
+        default=True, description="Fuse layer norms that are written out in single operators."
+    )
+    skip_layer_norm: bool = Field(default=True, description="Fuse a layer norm with the addition before it.")
+    gelu: bool = Field(default=True, description="Fuse GELU, and the addition of a bias before it.")
+    embeddings: bool = Field(default=True, description="Fuse the embeddings, their sum and their layer norm.")
+    padding: Literal["anywhere", "right"] = Field(
+        default="anywhere",
+        description="Where attention masks are 0: `right` is a little faster, and wrong for masks with 0 before a 1.",
+    )

@@ -337,3 +337,24 @@ def test_step_keys_depend_on_everything_but_the_order_of_keys():
     assert step_key({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     with pytest.raises(ValueError, match="JSON"):
         step_key({"a": float("nan")})
+
+
+def test_operators_of_one_runtime_alone_stay_with_it(monkeypatch: pytest.MonkeyPatch):
+    fused = {"pass": "fuse-transformer"}
+    assert [step.name for step in planned(fused, {"pass": "quantize-dynamic"}).passes] == [
+        "fuse-transformer", "quantize-dynamic",
+    ]  # fmt: skip
+
+    plain = dataclasses.replace(module.RUNTIMES["onnxruntime-cpu"], name="standard-cpu", dialects=frozenset())
+    monkeypatch.setitem(module.RUNTIMES, "standard-cpu", plain)
+    with pytest.raises(IncompatibleRecipe, match=r"after fuse-transformer .* onnxruntime alone") as refusal:
+        plan(recipe(fused), model(), Target(runtime="standard-cpu"), {}, None, Options())
+    assert refusal.value.param == "targets[0].runtime"
+    assert "onnxruntime-cpu" in str(refusal.value.hint)
+    assert plan(recipe(), model(), Target(runtime="standard-cpu"), {}, None, Options()).passes == []
+
+    strict = dataclasses.replace(PASSES["quantize-dynamic"], dialects=frozenset())
+    monkeypatch.setitem(module.PASSES, "quantize-dynamic", strict)
+    with pytest.raises(IncompatibleRecipe, match="which quantize-dynamic does not know") as refusal:
+        planned(fused, {"pass": "quantize-dynamic"})
+    assert refusal.value.param == "recipe.passes[1].pass"

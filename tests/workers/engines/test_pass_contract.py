@@ -24,6 +24,7 @@ from workers.onnx_files import signature_of, tree_digest
 SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
+    "fuse-transformer": 100,
     "to-fp16": 50,
     "quantize-dynamic": 25,
     "quantize-openvino": 20,
