@@ -40,6 +40,8 @@ def read(model: ModelHandle, stage: str) -> Model:
     with refused("converting the model to OpenVINO", stage=stage, model=proto):
         graph = openvino.convert_model(str(model.path))
     check_signature(proto, graph, stage)
+    if any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
+        keep_reduced_axes(graph)
     name_nodes(
         graph, {name for node in nodes_of(proto) for name in (node.name, *node.output)} | _tensors(proto)
     )
@@ -71,6 +73,27 @@ def name_nodes(graph: Model, known: set[str]) -> None:
         if not any("/".join(parts[:end]) in known for end in range(1, len(parts) + 1)):
             node.set_friendly_name(f"made_{number}_{node.get_type_name()}")
             number += 1
+
+
+def keep_reduced_axes(graph: Model) -> None:
+    """Let each reduction that drops its axes keep them, and drop them by a Squeeze behind it: the same numbers.
+
+    Where a factor per channel and a FakeQuantize follow (SmoothQuant makes this form), OpenVINO 2026.4's CPU plugin
+    makes all three one kernel, which takes the factors of another axis, or of memory behind them.
+    """
+    for node in graph.get_ordered_ops():
+        if not node.get_type_name().startswith("Reduce") or node.get_attributes().get("keep_dims", True):
+            continue
+        readers = list(node.output(0).get_target_inputs())
+        axes = node.input_value(1).get_node()
+        single = len(readers) == 1 and readers[0].get_node().get_type_name() != "Result"
+        if single and axes.get_type_name() == "Constant":
+            node.set_attribute("keep_dims", True)
+            node.validate_and_infer_types()
+            squeeze = openvino.opset13.squeeze(node, axes)
+            squeeze.set_friendly_name(f"{node.get_friendly_name()}/squeeze")
+            readers[0].replace_source_output(squeeze.output(0))
+    graph.validate_nodes_and_infer_types()
 
 
 def described(port: Any) -> dict[str, Any]:

@@ -20,7 +20,11 @@ COUNTED = (
     "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
     "LSTMSequence", "GRUSequence",
 )  # fmt: skip
-DEQUANTIZING = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
+DEQUANTIZING = ("Multiply", "Subtract", "Convert")
+PASSING_ON = (  # an 8-bit range before these holds behind them
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit", "StridedSlice", "Slice", "Gather",
+    "MaxPool", "Pad", "Relu", "Clamp", "Broadcast", "Tile",
+)  # fmt: skip
 READ_AT_ONCE = 16  # samples
 
 
@@ -28,8 +32,9 @@ READ_AT_ONCE = 16  # samples
 def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) -> ModelHandle:
     """Convert to OpenVINO, calibrate and quantize with NNCF, and write an IR.
 
-    Facts: `quantized` and `left_out` (as `onnx_nodes.outcome`, with OpenVINO's operators), `fused_share` (of the nodes
-    that could be 8-bit, those whose inputs all are), `calibration` ({samples, method, tensors, synthetic}).
+    Facts: `quantized` and `left_out` (as `onnx_nodes.outcome`, with OpenVINO's operators), `fused_share` (of the compute
+    nodes, those that this machine's kernels run in int8; see `openvino_facts`), `calibration` ({samples, method, tensors,
+    synthetic}).
 
     Raises:
         InvalidParams: an excluded node is not in the model.
@@ -42,6 +47,7 @@ def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) 
     proto = model.load_onnx(weights=False)
     check_names(proto, params.excluded_nodes, "excluded_nodes")
     graph = openvino_model.read(model, SPEC.name)
+    openvino_model.keep_reduced_axes(graph)
     before = [openvino_model.described(port) for port in (*graph.inputs, *graph.outputs)]
     names = {node.get_friendly_name() for node in graph.get_ops()}
     excluded = sorted(_excluded(proto, names, params))
@@ -61,7 +67,7 @@ def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) 
         "synthetic": samples.synthetic,
     }
     handle = openvino_model.write(quantized, ctx.out)
-    _prove(handle)
+    ctx.facts["fused_share"] = _fused_share(handle)
     return handle
 
 
@@ -86,8 +92,20 @@ class _Calibration:
         for several, _ in self._source.batches(max(READ_AT_ONCE, self._plan.fixed_batch or 1), self.samples):
             for feed, count in self._plan.feeds(several, 1):
                 self._report(done, self.samples, "calibrating")
+                _check_finite(feed, done)  # NNCF's ranges pass over what is not
                 done += count
                 yield feed
+
+
+def _check_finite(feed: Feeds, sample: int) -> None:
+    for name, value in feed.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise InvalidDataset(
+                f"the input {name!r} holds NaN or infinity in calibration sample {sample}",
+                stage=SPEC.name,
+                param=name,
+                hint="remove the sample, or look for a fault in its preprocessing",
+            )
 
 
 def _excluded(proto: onnx.ModelProto, names: set[str], params: QuantizeOpenVinoParams) -> set[str]:
@@ -172,32 +190,36 @@ def _outcome(quantized: Any, excluded: set[str]) -> dict[str, Any]:
             taken[kind] = taken.get(kind, 0) + 1
         else:
             name = node.get_friendly_name()
-            why = "excluded" if name in excluded else "NNCF leaves it in floating point for this model type"
+            why = "excluded" if name in excluded else "NNCF gave an input of it no 8-bit range"
             left.setdefault((kind, why), []).append(name)
-    total = sum(taken.values()) + sum(len(names) for names in left.values())
     return {
         "quantized": taken,
         "left_out": [
             {"operator": kind, "reason": why, "count": len(names), "nodes": names[:LISTED]}
             for (kind, why), names in left.items()
         ],
-        "fused_share": round(sum(taken.values()) / total, 4) if total else None,
     }
 
 
 def _is_eight_bit(node: Any, place: int) -> bool:
     """Whether an input comes from a FakeQuantize, or from an 8-bit constant by the nodes that dequantize one."""
     source = node.input_value(place).get_node()
-    while source.get_type_name() in DEQUANTIZING:
+    while source.get_type_name() in DEQUANTIZING + PASSING_ON:
         source = source.input_value(0).get_node()
         if source.get_element_type().to_string() in ("i8", "u8"):
             return True
     return bool(source.get_type_name() == "FakeQuantize")
 
 
-def _prove(handle: ModelHandle) -> None:
+def _fused_share(handle: ModelHandle) -> float | None:
+    """Of a network that compiles: raises the errors of `openvino_errors` otherwise."""
     from workers.openvino_errors import refused
     from workers.openvino_library import openvino
+    from workers.runtimes.openvino_facts import compiled_facts
 
     with refused("compiling the quantized model with OpenVINO", stage=SPEC.name):
-        openvino.Core().compile_model(str(handle.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        core = openvino.Core()
+        graph = core.read_model(str(handle.path))
+        compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    share: float | None = compiled_facts(graph, compiled)["int8_share"]
+    return share

@@ -344,3 +344,28 @@ def test_onnx_models_are_unchanged_by_it(cnn, built):
     built(cnn.model)
 
     assert onnx.load(str(cnn.model.path)).SerializeToString(deterministic=True) == before
+
+
+def test_a_quantized_mean_with_factors_per_channel_is_right(graph, built, signal):
+    """Left as it is, OpenVINO 2026.4 reads other memory for the factors (see `openvino_model.keep_reduced_axes`)."""
+    random = np.random.default_rng(0)
+    constants = {
+        "axes": np.array([1]), "factors": random.random((1, 32), np.float32) + 0.5, "scale": np.float32(0.01),
+        "zero": np.uint8(128), "w": np.eye(32, dtype=np.float32),
+    }  # fmt: skip
+    model = graph(
+        [
+            helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "factors"], ["scaled"]),
+            helper.make_node("QuantizeLinear", ["scaled", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]),
+            helper.make_node("MatMul", ["dq", "w"], ["y"]),
+        ],
+        {"x": (FLOAT, ["n", "rows", 32])},
+        {"y": (FLOAT, ["n", 32])},
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    feeds = {"x": random.standard_normal((64, 6, 32)).astype(np.float32)}
+
+    got = RUNTIME.load(built(model), OpenVinoCpuParams()).run(feeds)["y"]
+    assert signal(answers(model, feeds)["y"], got) > 60
