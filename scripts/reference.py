@@ -20,7 +20,7 @@ from app.catalog.formats import FORMATS
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import Params, PassSpec, RuntimeSpec
+from app.catalog.spec import ByParameter, Params, PassSpec, RuntimeSpec, need_text
 from app.cli import app as command_line
 from app.config import Settings
 from app.errors import by_code, title_of
@@ -143,6 +143,7 @@ def passes() -> Iterator[str]:
     )
     for spec in PASSES.values():
         yield from ("", f"## `{spec.name}`: {spec.title}", "", inspect.cleandoc(spec.documentation), "")
+        produces = _produces(spec)
         produces = f"`{spec.produces}`" if spec.produces else "the precision that came in"
         if spec.dialect:
             produces += f", in operators that only `{spec.dialect}` runtimes know"
@@ -153,7 +154,10 @@ def passes() -> Iterator[str]:
             ("leaves", produces),
             ("models over 2 GB", "yes" if spec.over_2gb else "no: refused before a job is queued"),
         ]
-        facts += [(f"input `{role}`", need.replace("-", " ")) for role, need in spec.inputs.items()]
+        facts += [
+            (f"input `{role}`", need_text(need).replace("required-or-synthetic", "required or synthetic"))
+            for role, need in spec.inputs.items()
+        ]
         yield from _table(("", ""), facts)
         yield from _params(spec.params)
 
@@ -312,6 +316,16 @@ def _interval(low: float | None, high: float | None) -> str:
 
 def _variable(name: str) -> str:
     return f"{Settings.model_config['env_prefix']}{name.upper()}"
+
+
+def _produces(spec: PassSpec) -> str:
+    if isinstance(spec.produces, ByParameter):
+        each = (
+            f"`{precision}` where `{spec.produces.param}` is `{value}`"
+            for value, precision in spec.produces.values.items()
+        )
+        return ", ".join(each)
+    return f"`{spec.produces}`" if spec.produces else "the precision that came in"
 
 
 def _codes(values: frozenset[Any]) -> str:

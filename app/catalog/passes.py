@@ -8,7 +8,8 @@ from app.catalog.pass_params.quantization import (
     QuantizeStaticParams,
     QuantizeWeightsParams,
 )
-from app.catalog.spec import PassSpec, Precision
+from app.catalog.pass_params.torch import QuantizeTorchParams
+from app.catalog.spec import ByParameter, PassSpec, Precision
 
 ANY_PRECISION: frozenset[Precision] = frozenset(
     {"fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
@@ -88,10 +89,28 @@ _SPECS = (
         title="Quantize MatMul weights in blocks",
         params=QuantizeWeightsParams,
         consumes=frozenset({"fp32", "fp16"}),
-        produces="weights-4bit",
+        produces=ByParameter("bits", {4: "weights-4bit", 8: "weights-8bit"}),
         over_2gb=True,
         dialects=ANY_DIALECT,
         packages=("onnxruntime", "onnx"),
+    ),
+    PassSpec(
+        name="quantize-torch",
+        version=1,
+        title="Quantize a PyTorch program to 8 bits",
+        params=QuantizeTorchParams,
+        consumes=frozenset({"fp32"}),
+        produces=ByParameter(
+            "mode", {"int8-static": "int8", "int8-dynamic": "int8-dynamic", "weights-8bit": "weights-8bit"}
+        ),
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={
+            "calibration": ByParameter(
+                "mode", {"int8-static": "required-or-synthetic", "int8-dynamic": None, "weights-8bit": None}
+            )
+        },
+        packages=("torch", "torchao", "numpy"),
     ),
     PassSpec(
         name="quantize-openvino",

@@ -16,6 +16,7 @@ from app.catalog.spec import (
     PROTOBUF_LIMIT_BYTES,
     InputRole,
     ModelFacts,
+    Need,
     Params,
     PassSpec,
     Precision,
@@ -162,8 +163,9 @@ def plan(
         _check_dialect(spec.name, spec.dialects, dialect, steps, f"{path}.pass")
         _check_inputs(spec, step, model, datasets, options, path)
         params = _validated(spec.params, step.params, f"{path}.params")
+        _check_inputs(spec, step, spec.needs(params), model, datasets, options, path)
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
-        precision = spec.produces or precision
+        precision = spec.produced(params) or precision
         form = spec.leaves or form
         dialect = spec.dialect or dialect
     _check_dialect(runtime.name, runtime.dialects, dialect, steps, f"{at}.runtime")
@@ -275,19 +277,20 @@ def _check_dialect(
 def _check_inputs(
     spec: PassSpec,
     step: RecipeStep,
+    needs: Mapping[InputRole, Need],
     model: ModelFacts,
     datasets: Mapping[str, DatasetFacts],
     options: Options,
     path: str,
 ) -> None:
     for role, id_ in step.inputs.items():
-        if role not in spec.inputs:
-            takes = f"it reads {_listed(spec.inputs)}" if spec.inputs else "it reads no data: remove `inputs`"
+        if role not in needs:
+            takes = f"it reads {_listed(needs)}" if needs else "it reads no data: remove `inputs`"
             raise InvalidParams(
                 f"{spec.name} reads no {role} data", param=f"{path}.inputs.{role}", hint=takes
             )
         _check_dataset(id_, datasets, model, f"{path}.inputs.{role}")
-    for needed, need in spec.inputs.items():
+    for needed, need in needs.items():
         if needed in step.inputs or need == "optional":
             continue
         synthetic = need == "required-or-synthetic"

@@ -12,7 +12,7 @@ from app.catalog.formats import FORMATS
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import FormatSpec, MetricSpec, PassSpec, RuntimeSpec
+from app.catalog.spec import ByParameter, FormatSpec, MetricSpec, PassSpec, RuntimeSpec, need_text
 from app.http.paging import Page
 
 router = APIRouter(tags=["catalog"], route_class=SecuredRoute)
@@ -33,6 +33,13 @@ class FormatAnswer(BaseModel):
     reference: bool = Field(description="Whether its own framework is measured beside the engine.")
 
 
+class ByParameterAnswer(BaseModel):
+    """A precision that depends on a parameter."""
+
+    param: str = Field(description="The parameter's name.")
+    values: dict[str, str] = Field(description="The precision by the parameter's value.")
+
+
 class PassAnswer(BaseModel):
     """One transformation of a model."""
 
@@ -42,6 +49,12 @@ class PassAnswer(BaseModel):
     documentation: str
     params: dict[str, Any] = Field(description="JSON Schema of the parameters.")
     consumes: list[str] = Field(description="Precisions that it takes.")
+    produces: str | None = Field(
+        description="The precision that it leaves; null: as it was, or as `produces_by` says."
+    )
+    produces_by: ByParameterAnswer | None = Field(
+        description="The parameter that the precision depends on, where it does."
+    )
     produces: str | None = Field(description="The precision that it leaves; null: as it was.")
     dialect: str | None = Field(description="The operators beyond the standard's that it leaves; null: none.")
     formats: list[str] = Field(description="Model formats that it takes.")
@@ -115,6 +128,13 @@ def _format(spec: FormatSpec) -> FormatAnswer:
     )
 
 
+def _by_parameter(spec: PassSpec) -> ByParameterAnswer | None:
+    if not isinstance(spec.produces, ByParameter):
+        return None
+    values = {str(value): precision for value, precision in spec.produces.values.items()}
+    return ByParameterAnswer(param=spec.produces.param, values=values)
+
+
 def _pass(spec: PassSpec) -> PassAnswer:
     return PassAnswer(
         name=spec.name,
@@ -123,10 +143,11 @@ def _pass(spec: PassSpec) -> PassAnswer:
         documentation=inspect.cleandoc(spec.documentation),
         params=spec.params.model_json_schema(),
         consumes=sorted(spec.consumes),
-        produces=spec.produces,
+        produces=None if isinstance(spec.produces, ByParameter) else spec.produces,
+        produces_by=_by_parameter(spec),
         dialect=spec.dialect,
         formats=sorted(spec.formats),
-        inputs=dict(spec.inputs),
+        inputs={role: need_text(need) for role, need in spec.inputs.items()},
         over_2gb=spec.over_2gb,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +16,21 @@ class Params(BaseModel):
     """Parameters of a pass, runtime or metric: every field carries a description; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ByParameter(Generic[T]):
+    """Something that depends on a parameter: by its value, all values that it can take."""
+
+    param: str
+    values: Mapping[Any, T]
+
+    def of(self, params: Mapping[str, Any]) -> T:
+        """What it is with these validated parameters."""
+        return self.values[params[self.param]]
 
 
 @dataclass(frozen=True)
@@ -33,20 +48,40 @@ class PassSpec:
     title: str
     params: type[Params]
     consumes: frozenset[Precision]
-    produces: Precision | None
+    produces: Precision | ByParameter[Precision] | None
     over_2gb: bool
     formats: frozenset[str] = frozenset({"onnx"})
     leaves: str | None = None  # the model format that it leaves; None: as it was
+    inputs: Mapping[InputRole, Need | ByParameter[Need | None]] = field(default_factory=dict)
     dialect: str | None = None  # None: as it was
     dialects: frozenset[str] = frozenset()
     inputs: Mapping[InputRole, Need] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool = False  # whether the machine is part of the step key
 
+    def produced(self, params: Mapping[str, Any]) -> Precision | None:
+        """The precision that it leaves with these validated parameters; None: as it was."""
+        return self.produces.of(params) if isinstance(self.produces, ByParameter) else self.produces
+
+    def needs(self, params: Mapping[str, Any]) -> dict[InputRole, Need]:
+        """What it reads with these validated parameters, and how much it needs that."""
+        found = {
+            role: need.of(params) if isinstance(need, ByParameter) else need
+            for role, need in self.inputs.items()
+        }
+        return {role: need for role, need in found.items() if need is not None}
+
     @property
     def documentation(self) -> str:
         """The parameter class's docstring."""
         return (self.params.__doc__ or "").strip()
+
+
+def need_text(need: Need | ByParameter[Need | None]) -> str:
+    """A need in words, with the parameter that it depends on."""
+    if not isinstance(need, ByParameter):
+        return need
+    return ", ".join(f"{one} where {need.param} is {value}" for value, one in need.values.items() if one)
 
 
 @dataclass(frozen=True)

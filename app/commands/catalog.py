@@ -49,7 +49,7 @@ def passes(
     columns = {
         "name": lambda row: row["name"],
         "what it does": lambda row: row["title"],
-        "leaves": lambda row: row["produces"] or "as it was",
+        "leaves": _leaves,
         "reads": lambda row: row["inputs"],
     }
     print_json(rows) if as_json else print_rows(columns, rows)
@@ -161,3 +161,10 @@ def _type(field: Json) -> str:
     if field.get("type") == "array":
         return f"list of {_type(field.get('items', {}))}"
     return str(field.get("type", field.get("const", "")))
+
+
+def _leaves(row: Json) -> str:
+    """The precision that a pass leaves, or all that it can leave."""
+    if row["produces_by"]:
+        return ", ".join(row["produces_by"]["values"].values())
+    return str(row["produces"] or "as it was")

@@ -78,7 +78,7 @@ def _steps(recipe: Recipe, facts: ModelFacts, runtime: RuntimeSpec) -> list[Plan
     for step in recipe.passes:
         spec = PASSES[step.name]
         form = _convert(steps, form, spec.formats, precision)
-        leaves = spec.produces or precision
+        leaves = spec.produced(step.params) or precision
         steps.append(
             PlannedStep(
                 name=step.name,

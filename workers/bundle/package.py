@@ -149,7 +149,7 @@ def model_artifact(
 
 def precision_of(assignment: OptimizeAssignment) -> str:
     """The precision that the recipe leaves."""
-    made = [PASSES[step["pass"]].produces for step in assignment.recipe["passes"]]
+    made = [PASSES[step["pass"]].produced(step["params"]) for step in assignment.recipe["passes"]]
     return next((one for one in reversed(made) if one), assignment.subject.facts["precision"])
 
 

@@ -1,6 +1,6 @@
 """What every runtime gives: build, load, run, facts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -105,7 +105,7 @@ class SelfTested(Protocol):
         ...
 
 
-def unnamed(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def unnamed(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A signature as engines give it: free dimensions are None."""
     return [
         {**entry, "shape": [dim if isinstance(dim, int) else None for dim in entry["shape"]]}

@@ -55,7 +55,13 @@ def save_program(
     outputs: Sequence[Mapping[str, Any]],
     path: Path,
 ) -> None:
-    """Write a `.pt2` that torch reads too; names that torch cannot carry (`input.1`) stand in an extra file of it."""
+    """Write a `.pt2` that torch reads too; names that torch cannot carry (`input.1`) stand in an extra file of it.
+
+    The bytes depend on the program alone: where its nodes came from, which torch tells by addresses, is dropped.
+    """
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("from_node", None)
     signature = {"schema": 1, "inputs": list(map(dict, inputs)), "outputs": list(map(dict, outputs))}
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={EXTRA: json.dumps(signature)})
@@ -96,11 +102,11 @@ def runner(program: Program) -> Run:
     The function raises SignatureMismatch where names, dtypes or shapes do not fit.
     """
     module = program.program.module()
-    arguments = _arguments(program.program)
+    arrange = arguments(program.program)
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feeds(program.inputs, feeds)
-        args, kwargs = arguments([to_tensor(feeds[entry["name"]]) for entry in program.inputs])
+        args, kwargs = arrange([to_tensor(feeds[entry["name"]]) for entry in program.inputs])
         try:
             with torch.inference_mode():
                 outputs = leaves(module(*args, **kwargs))
@@ -114,7 +120,7 @@ def runner(program: Program) -> Run:
     return run
 
 
-def _arguments(program: ExportedProgram) -> Callable[[list[torch.Tensor]], tuple[list[Any], dict[str, Any]]]:
+def arguments(program: ExportedProgram) -> Callable[[list[torch.Tensor]], tuple[list[Any], dict[str, Any]]]:
     """From the tensors of the signature to positional and keyword arguments; constants keep the value of the export."""
     given = program.graph_signature.user_inputs
     names = [name for name in given if isinstance(name, str)]

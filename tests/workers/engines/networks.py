@@ -14,9 +14,10 @@ from app.catalog.runtimes import RUNTIMES
 from workers import runtimes
 from workers.context import Feeds
 from workers.model_handle import ModelHandle
-from workers.onnx_files import save_onnx, signature_of
+from workers.onnx_files import save_onnx, signature_of, tree_digest
 from workers.onnx_proof import open_session
-from workers.runtimes.base import Engine, LoadedEngine
+from workers.runtimes.base import Engine, LoadedEngine, unnamed
+from workers.torch.program import TorchModel, export, load_program, runner, save_program
 
 RUNTIME_OF = {"openvino": "openvino-cpu"}  # of formats that passes leave
 
@@ -43,12 +44,17 @@ class ArraySamples:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained classifier of 8 by 8 digits: its model, training samples, and test images with labels."""
+    """A trained classifier of 8 by 8 digits: as ONNX and as a PyTorch program, training samples, test images with labels."""
 
     model: ModelHandle
+    program: ModelHandle
     train: ArraySamples
     images: np.ndarray
     labels: np.ndarray
+
+    def taken(self, formats: frozenset[str]) -> ModelHandle:
+        """It in a format that a pass or a runtime takes."""
+        return self.model if "onnx" in formats else self.program
 
 
 class Cnn(torch.nn.Module):
@@ -120,8 +126,18 @@ def trained(network: torch.nn.Module, folder: Path, epochs: int = 15) -> Network
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    model = save_onnx(program.model_proto, folder)
-    return Network(model, ArraySamples({"images": images[used]}, labels[used]), images[held], labels[held])
+    model = save_onnx(program.model_proto, folder / "onnx")
+    train = ArraySamples({"images": images[used]}, labels[used])
+    return Network(model, _program(network, folder / "program"), train, images[held], labels[held])
+
+
+def _program(network: torch.nn.Module, folder: Path) -> ModelHandle:
+    """A classifier of images as a `.pt2`, its batch free."""
+    inputs = ({"name": "images", "dtype": "float32", "shape": ["batch", 1, 8, 8]},)
+    outputs = ({"name": "logits", "dtype": "float32", "shape": ["batch", 10]},)
+    folder.mkdir(parents=True)
+    save_program(export(TorchModel(network, inputs, outputs)), inputs, outputs, folder / "model.pt2")
+    return ModelHandle(folder, "model.pt2", "torch-export", tree_digest(folder))
 
 
 def answers(model: ModelHandle, feeds: Feeds) -> Feeds:
@@ -130,6 +146,8 @@ def answers(model: ModelHandle, feeds: Feeds) -> Feeds:
         session = open_session(model)
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
+    if model.format == "torch-export":
+        return runner(load_program(model.path))(feeds)
     return loaded(model).run(feeds)
 
 
@@ -147,9 +165,9 @@ def signature(model: ModelHandle) -> dict[str, list[tuple[str, str, list[int | N
             ]
             for side, values in signature_of(model.load_onnx(weights=False)).items()
         }
-    engine = loaded(model)
+    engine = load_program(model.path) if model.format == "torch-export" else loaded(model)
     return {
-        side: [(entry["name"], entry["dtype"], entry["shape"]) for entry in entries]
+        side: [(entry["name"], entry["dtype"], entry["shape"]) for entry in unnamed(entries)]
         for side, entries in (("inputs", engine.inputs), ("outputs", engine.outputs))
     }
 
