@@ -1,22 +1,18 @@
 """A model becomes another format, and is held against what it was: the same seeded inputs, run by both."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from app.errors import BurnishError, InvalidModel, SignatureMismatch
 from workers.formats import registry
 from workers.formats.base import OpenedModel, Source
-from workers.measure.fidelity import Fidelity
-from workers.measure.side_by_side import run_side_by_side
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.samples import synthetic_samples
+from workers.verify import first_difference, follow
 
 STAGE = "converting"
 SAMPLES = 4
-LEAST_SQNR_DB = 40.0  # below, a conversion is no conversion: rounding alone leaves 100 and more in fp32
-LEAST_AGREEMENT = 0.999  # of integers and truth values
 PROGRAM = "model.pt2"
 
 
@@ -44,57 +40,26 @@ def convert(opened: OpenedModel, to: str, out: Path, seed: int = 0) -> tuple[Mod
 
 def compare(source: OpenedModel, converted: OpenedModel, to: str, seed: int) -> dict[str, Any]:
     """See `convert`. Raises InvalidModel where the outputs differ by more than rounding."""
-    fidelity = Fidelity()
     try:
         samples = synthetic_samples({"inputs": source.inputs}, seed, SAMPLES)
     except SignatureMismatch as error:
         return {"checked": False, "reason": error.detail, "outputs": {}}
-    try:
-        for run in run_side_by_side(_Named(source), converted, samples):
-            fidelity.observe(run)
-    except _OwnFailure as failure:
-        return {"checked": False, "reason": failure.cause, "outputs": {}}
-    outputs = fidelity.result()["outputs"]
-    for name, found in outputs.items():
-        if _differs(found) or fidelity.outputs[name].misshapen:
-            raise InvalidModel(
-                f"converted to {to}, the model gives other values of {name!r}: signal-to-noise ratio "
-                f"{found['sqnr_db']} dB, largest difference {found['max_abs']}",
-                stage=STAGE,
-                node=name,
-                hint="export the model to ONNX yourself, where you can compare, and upload that",
-            )
-    return {"checked": True, "outputs": outputs}
-
-
-class _OwnFailure(Exception):
-    """The source itself does not run on generated inputs."""
-
-    def __init__(self, cause: str):
-        self.cause = cause
-
-
-class _Named:
-    """The source, whose failures are told from those of what it became."""
-
-    def __init__(self, opened: OpenedModel):
-        self._opened = opened
-        self.inputs, self.outputs = opened.inputs, opened.outputs
-
-    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._opened.run(feeds)
-        except Exception as error:
-            detail = error.detail if isinstance(error, BurnishError) else f"{type(error).__name__}: {error}"
-            raise _OwnFailure(f"the model does not run on generated inputs: {detail[:500]}") from error
-
-
-def _differs(found: Mapping[str, Any]) -> bool:
-    if found["nonfinite_mismatches"]:
-        return True
-    if found["exact_agreement"] is not None:
-        return bool(found["exact_agreement"] < LEAST_AGREEMENT)
-    return found["sqnr_db"] is not None and found["sqnr_db"] < LEAST_SQNR_DB
+    fidelity, reason = follow(source, converted, samples)
+    if reason is not None:
+        return {
+            "checked": False,
+            "reason": f"the model does not run on generated inputs: {reason}",
+            "outputs": {},
+        }
+    if (found := first_difference(fidelity)) is not None:
+        name, difference = found
+        raise InvalidModel(
+            f"converted to {to}, the model gives other values of {name!r}: {difference}",
+            stage=STAGE,
+            node=name,
+            hint="export the model to ONNX yourself, where you can compare, and upload that",
+        )
+    return {"checked": True, "outputs": fidelity.result()["outputs"]}
 
 
 def _onnx(opened: OpenedModel, out: Path) -> ModelHandle:

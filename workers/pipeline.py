@@ -25,8 +25,10 @@ from workers.runtimes.base import Engine
 from workers.runtimes.why import why
 from workers.samples import open_samples, synthetic_samples
 from workers.steps import StepOutcome, Steps, Supervisor
+from workers.verify import verify_baseline
 
 REFERENCE = "torch-eager"  # the runtime of `result.reference`
+LARGE_BYTES = 1 << 30
 SYNTHETIC_CALIBRATION_SAMPLES = 64
 SYNTHETIC_MEASURING_SAMPLES = 16
 
@@ -81,6 +83,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
         EngineUnderTest(runtime.name, side.root, side.entry, given.model_dump(mode="json"))
         for side, given in ((baseline_engine, plain), (engine, params))
     ]
+    check_runtime(attempt, original, sides[0], samples)
     measured = measure_alone(attempt, runtime.device, sides, samples, reference)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
     built = Built(original, optimized, baseline_engine, engine, samples)
@@ -210,7 +213,7 @@ def handle_of(outcome: StepOutcome) -> ModelHandle:
 def pass_samples(attempt: Attempt, spec: PassSpec, step: Mapping[str, Any]) -> dict[str, Samples]:
     """The data that a pass reads, by role; generated where the recipe names none and the request allowed that."""
     found: dict[str, Samples] = {}
-    for role, need in spec.inputs.items():
+    for role, need in spec.needs(step["params"]).items():
         if (given := step.get("inputs", {}).get(role)) is not None:
             found[role] = open_samples(attempt.assignment.datasets[given])
         elif need == "required-or-synthetic":
@@ -251,6 +254,27 @@ def reference_engine(attempt: Attempt, original: ModelHandle, params: Params) ->
     own = runtime.params.model_validate({"threads": getattr(params, "threads", 0)})
     engine = build_engine(attempt, "build:reference", runtime, own, original)
     return EngineUnderTest(runtime.name, engine.root, engine.entry, own.model_dump(mode="json"))
+
+
+def check_runtime(
+    attempt: Attempt, original: ModelHandle, baseline: EngineUnderTest, samples: Samples
+) -> None:
+    """Hold the baseline against the model's own framework.
+
+    A large ONNX model on ONNX Runtime is not opened a second time for this: it is its own framework.
+    """
+    same = original.format == "onnx" and baseline.runtime.startswith("onnxruntime")
+    if same and original.size_bytes > LARGE_BYTES:
+        return
+
+    def work() -> list[str]:
+        implementation = runtimes.registry.alone(baseline.runtime)
+        params = RUNTIMES[baseline.runtime].params.model_validate(baseline.params)
+        engine = implementation.load(Engine(baseline.root, baseline.entry), params)
+        precision = attempt.assignment.subject.facts["precision"]
+        return verify_baseline(open_model(original), engine, samples, baseline.runtime, precision)
+
+    attempt.warnings += attempt.steps.fresh("verifying", work)
 
 
 def measuring_samples(attempt: Attempt) -> Samples:
