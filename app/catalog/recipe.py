@@ -161,7 +161,6 @@ def plan(
         form = _taken(spec.name, spec.formats, form, precision, model, f"{path}.pass")
         _check_fit(spec, model, precision, steps, path)
         _check_dialect(spec.name, spec.dialects, dialect, steps, f"{path}.pass")
-        _check_inputs(spec, step, model, datasets, options, path)
         params = _validated(spec.params, step.params, f"{path}.params")
         _check_inputs(spec, step, spec.needs(params), model, datasets, options, path)
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
