@@ -30,9 +30,12 @@ _MEMBERS = re.compile(
 )
 _COMPILED = ("data/aotinductor/", "executorch/", "mtia/")
 _PICKLED = ("data/constants/custom_obj_", "data/constants/opaque_obj_")
-_PLAIN = re.compile(r"[\w .:/+<>=,@$\[\]-]*")  # no quote, backslash, bracket of a call, or line break
+_QUOTABLE = re.compile(
+    r"[^\x00-\x1f\x7f-\x9f\u2028\u2029'\"`\\]*"
+)  # stays inside the quotes that torch writes around it
 _SYMBOL = re.compile(r"(s|u|z|zf|zuf)\d+")
 _NUMBERS = {"as_int", "as_float", "min_val", "max_val"}
+_INFINITE = {"Infinity", "-Infinity", "NaN"}
 _NAMESPACES = {"aten": None, "prims": None, "quantized_decomposed": "torch.ao.quantization.fx._decomposed"}
 _REFUSED_OPERATORS = {"aten.from_file.default", "aten.from_file.out"}  # opens, and may create, any file
 _HIGHER_ORDER = {
@@ -43,7 +46,7 @@ _FUNCTIONS = {
     "FloorToInt", "Ge", "GreaterThan", "Gt", "Identity", "IntInfinity", "IntTrueDiv", "IsNonOverlappingAndDenseIndicator",
     "LShift", "Le", "LessThan", "Lt", "Max", "Min", "Mod", "ModularIndexing", "Mul", "Ne", "NegativeIntInfinity", "Not", "Or",
     "Piecewise", "Pow", "PowByNatural", "PythonMod", "RShift", "Rational", "RoundDecimal", "RoundToInt", "StrictGreaterThan",
-    "StrictLessThan", "ToFloat", "TruncToFloat", "TruncToInt", "Unequality", "Where", "ceiling", "floor",
+    "StrictLessThan", "ToFloat", "TruncToFloat", "TruncToInt", "Unequality", "Where", "abs", "ceiling", "floor", "max", "min",
 }  # fmt: skip
 _MADE_OF_TEXT = {"Float", "Integer", "Symbol"}  # the rest of sympy would evaluate a text
 _TEXT = re.compile(r"[A-Za-z]\w{0,99}|[-+]?[\d.]{1,99}(e[-+]?\d{1,3})?")
@@ -107,7 +110,7 @@ def _read_json(reader: PT2ArchiveReader, name: str) -> dict[str, Any]:
 def _check_payloads(config: dict[str, Any]) -> None:
     for path, value in _leaves(config):
         key = path[-1] if path else ""
-        if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        if isinstance(value, str) and not _QUOTABLE.fullmatch(value):
             raise _unsafe("the name of a weight", value)
         if key == "path_name" and not re.fullmatch(r"(weight|tensor)_\d+", str(value)):
             raise _unsafe("the file of a weight", str(value))
@@ -131,18 +134,24 @@ def _leaves(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 def _check_text(path: tuple[str, ...], value: Any) -> None:
     key = path[-1] if path else ""
     if key in _NUMBERS:
-        if not (value is None or isinstance(value, int | float)):
+        if not (value is None or isinstance(value, int | float) or value in _INFINITE):
             raise _unsafe("a number", str(value))
         return
     if not isinstance(value, str):
         return
-    if "metadata" in path or key == "as_string":
-        return  # both reach generated source as comments and quoted by `repr` alone
-    _CHECKS.get(key, _check_plain)(value)
+    if (
+        path[-3:-1] == ("nodes", "metadata")
+        or path[:-1] == ("graph_module", "metadata")
+        or key == "as_string"
+    ):
+        return  # notes for people, which torch reads as JSON at most, and arguments, which it quotes by `repr`
+    if path[-2:] == ("range_constraints", "key of"):
+        key = "expr_str"
+    _CHECKS.get(key, _check_quotable)(value)
 
 
-def _check_plain(text: str) -> None:
-    if not _PLAIN.fullmatch(text):
+def _check_quotable(text: str) -> None:
+    if not _QUOTABLE.fullmatch(text):
         raise _unsafe("a name", text)
 
 
@@ -211,7 +220,7 @@ def _harmless_texts(tree: ast.AST) -> set[int]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript):
-            given, pattern = [node.slice], _PLAIN
+            given, pattern = [node.slice], _QUOTABLE
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MADE_OF_TEXT:
             given, pattern = node.args[:1], _TEXT
         else:
@@ -233,8 +242,20 @@ def _starts_at_inputs(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "L"
 
 
-def _check_tree(text: str) -> None:
-    """A tree of inputs or outputs: JSON whose contexts are JSON again. An enum in it would import its module."""
+def _check_inputs(text: str) -> None:
+    """Names of keyword arguments become names of arguments in the source that torch generates."""
+    for path, value in _tree(text):
+        if path[-1:] != ("type",) and not (value.isidentifier() and not keyword.iskeyword(value)):
+            raise _unsafe("the name of an input", value)
+
+
+def _check_outputs(text: str) -> None:
+    for _, value in _tree(text):
+        _check_quotable(value)
+
+
+def _tree(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The texts of a tree of inputs or outputs: JSON whose contexts are JSON again. An enum in it would import its module."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -242,14 +263,12 @@ def _check_tree(text: str) -> None:
             f"a tree of inputs or outputs is no JSON: {plain(text, 200)!r}", hint=HINT
         ) from error
     for path, value in _leaves(document):
-        if not isinstance(value, str):
-            continue
         if value in ("__enum__", "fqn"):
-            raise _unsafe("a tree of inputs that imports a module", text)
-        if path[-1:] == ("context",) and value[:1] in '[{"':
-            _check_tree(value)
-        elif not _PLAIN.fullmatch(value):
-            raise _unsafe("a tree of inputs or outputs", value)
+            raise _unsafe("a tree of values that imports a module", text)
+        if isinstance(value, str) and path[-1:] == ("context",) and value != "null":
+            yield from _tree(value)
+        elif isinstance(value, str):
+            yield path, value
 
 
 def _unsafe(what: str, text: str) -> UnsafeModel:
@@ -281,8 +300,8 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "as_operator": _check_operator,
     "expr_str": _check_expression,
     "guards_code": _check_expression,
-    "in_spec": _check_tree,
-    "out_spec": _check_tree,
+    "in_spec": _check_inputs,
+    "out_spec": _check_outputs,
     "name": _check_name,
     "as_name": _check_name,
     "forward_arg_names": _check_name,

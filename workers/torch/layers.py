@@ -16,6 +16,7 @@ _BATCH_NORMS = {
     4: nn.BatchNorm2d,
     5: nn.BatchNorm3d,
 }  # by the input's rank
+_FEATURE_DROPOUTS = {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,10 @@ def _group_norm(given: Arguments, weights: Weights, node: fx.Node) -> Layer | No
 def _dropout(given: Arguments, weights: Weights, node: fx.Node) -> Layer | None:
     if given["train"]:
         return None
-    kind = nn.Dropout if "feature" not in str(node.target) else nn.Dropout2d
+    rank = given["input"].meta["val"].dim()
+    kind = _FEATURE_DROPOUTS.get(rank) if "feature" in str(node.target) else nn.Dropout
+    if kind is None:
+        return None
     return Layer(kind(given["p"]), (given["input"],), ())
 
 

@@ -12,6 +12,7 @@ import torch
 
 from app.errors import InvalidModel, UnsafeModel, UnsupportedOperator
 from tests.workers.torch_programs.pt2 import changed, edited
+from workers.torch.noise import quiet
 from workers.torch.program import TorchModel, export, load_program, save_program
 
 Edit = Callable[[dict[str, Any], str], None]
@@ -132,6 +133,27 @@ def _imported_enum(document: dict[str, Any], code: str) -> None:
     document["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = tree
 
 
+def _name_of_an_input(document: dict[str, Any], code: str) -> None:
+    tree = '[1, {"type": "builtins.tuple", "context": "null", "children_spec": [%s, %s]}]'
+    args = '{"type": "builtins.tuple", "context": "null", "children_spec": []}'
+    kwargs = '{"type": "builtins.dict", "context": "[\\"x=f(1)\\"]", "children_spec": [{"type": null, "context": null, "children_spec": []}]}'
+    document["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = tree % (args, kwargs)
+
+
+def _hidden_as_a_note(document: dict[str, Any], code: str) -> None:
+    values = document["graph_module"]["graph"]["tensor_values"]
+    _expression(document, code)
+    values["metadata"] = next(
+        meta for meta in values.values() if any("as_expr" in size for size in meta["sizes"])
+    )
+
+
+def _hint(document: dict[str, Any], code: str) -> None:
+    values = document["graph_module"]["graph"]["tensor_values"]
+    free = next(size for meta in values.values() for size in meta["sizes"] if "as_expr" in size)
+    free["as_expr"]["hint"] = {"as_int": code}
+
+
 def _any_function(document: dict[str, Any], code: str) -> None:
     document["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
 
@@ -144,7 +166,7 @@ def _opens_files(document: dict[str, Any], code: str) -> None:
     "edit",
     [
         _expression, _inside_a_function, _guard, _name_of_a_node, _name_of_an_argument, _name_of_a_weight, _imported_enum,
-        _any_function, _opens_files,
+        _name_of_an_input, _hidden_as_a_note, _hint, _any_function, _opens_files,
     ],
     ids=lambda edit: edit.__name__.strip("_"),
 )  # fmt: skip
@@ -160,6 +182,34 @@ def test_a_guard_of_sizes_is_no_danger(good: Path, tmp_path: Path) -> None:
         document["guards_code"] = ["L['x'].size()[0] % 2 == 0 and L['x'].size()[0] <= 8"]
 
     assert load_program(edited(good, tmp_path / "g.pt2", guard)).program.example_inputs is not None
+
+
+def test_what_exporters_write_is_no_danger(tmp_path: Path) -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleDict(
+                {"a b/1": torch.nn.Linear(3, 3), "c-d(e)": torch.nn.Linear(3, 3)}
+            )
+
+        def forward(self, x: torch.Tensor, *, y: torch.Tensor, n: int) -> Any:
+            x = x[::2].masked_fill(y > 0, float("-inf")).repeat(1, n)
+            with torch.autocast("cpu", torch.bfloat16):
+                z = sum(part(y) for part in self.parts.values())
+            return {"a b(c)": x, "d": torch.cond(x.sum() > 0, torch.sin, torch.cos, (z,))}
+
+    half = torch.export.Dim("half")
+    with quiet():
+        program = torch.export.export(
+            Odd(),
+            (torch.randn(4, 3),),
+            {"y": torch.randn(2, 3), "n": 2},
+            dynamic_shapes={"x": {0: 2 * half}, "y": {0: half}, "n": None},
+        )
+    torch.export.save(program, tmp_path / "odd.pt2")
+    loaded = load_program(tmp_path / "odd.pt2")
+    assert [entry["name"] for entry in (*loaded.inputs, *loaded.outputs)] == ["x", "y", "a b(c)", "d"]
+    assert loaded.inputs[0]["shape"][0] == f"2*{loaded.inputs[1]['shape'][0]}"
 
 
 def test_an_operator_of_another_library_is_named(good: Path, tmp_path: Path) -> None:
