@@ -55,7 +55,6 @@ class PassAnswer(BaseModel):
     produces_by: ByParameterAnswer | None = Field(
         description="The parameter that the precision depends on, where it does."
     )
-    produces: str | None = Field(description="The precision that it leaves; null: as it was.")
     dialect: str | None = Field(description="The operators beyond the standard's that it leaves; null: none.")
     formats: list[str] = Field(description="Model formats that it takes.")
     inputs: dict[str, str] = Field(

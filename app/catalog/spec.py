@@ -55,7 +55,6 @@ class PassSpec:
     inputs: Mapping[InputRole, Need | ByParameter[Need | None]] = field(default_factory=dict)
     dialect: str | None = None  # None: as it was
     dialects: frozenset[str] = frozenset()
-    inputs: Mapping[InputRole, Need] = field(default_factory=dict)
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool = False  # whether the machine is part of the step key
 
