@@ -55,7 +55,62 @@ def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
     return lambda feeds: dict(zip(names, compiled(feeds).values(), strict=True))
 
 
-LOADERS = {"onnxruntime-cpu": load_onnxruntime_cpu, "openvino-cpu": load_openvino_cpu}
+def load_torch_eager(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; runs the exported program that lies beside `engine` in eager PyTorch."""
+    import numpy as np
+    import torch
+    import torch.ao.quantization.fx._decomposed  # the operators of programs in 8 bits
+
+    told = json.loads(engine.read_text(encoding="utf-8"))
+    if threads := target["params"].get("threads"):
+        torch.set_num_threads(threads)
+    program = torch.export.load(str(engine.parent / "model" / told["entry"]))
+    module = program.module()
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        tensors = iter([torch.from_numpy(np.array(feeds[name])) for name in told["inputs"]])
+        given = program.graph_signature.user_inputs
+        flat = [
+            next(tensors) if isinstance(value, str) else value for value in given
+        ]  # the others are constants
+        args, kwargs = torch.utils._pytree.tree_unflatten(flat, program.call_spec.in_spec)
+        with torch.inference_mode():
+            found = torch.utils._pytree.tree_leaves(module(*args, **kwargs))
+        outputs = [value.numpy() for value in found if isinstance(value, torch.Tensor)]
+        return dict(zip(told["outputs"], outputs, strict=True))
+
+    return run
+
+
+def load_torch_inductor(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; runs the compiled package with the threads that it was compiled for."""
+    import numpy as np
+    import torch
+    from torch._inductor import aoti_load_package
+
+    model = aoti_load_package(str(engine))
+    told = json.loads(model.get_metadata()["burnish"])
+    torch.set_num_threads(told["threads"])
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        tensors = [
+            torch.from_numpy(np.array(feeds[each["name"]])).to(told["device"]) for each in told["inputs"]
+        ]
+        with torch.inference_mode():
+            found = model.loader.boxed_run(tensors)
+        outputs = [value.cpu().numpy() for value in found if isinstance(value, torch.Tensor)]
+        return {each["name"]: value for each, value in zip(told["outputs"], outputs, strict=True)}
+
+    return run
+
+
+LOADERS = {
+    "onnxruntime-cpu": load_onnxruntime_cpu,
+    "openvino-cpu": load_openvino_cpu,
+    "torch-eager": load_torch_eager,
+    "torch-inductor-cpu": load_torch_inductor,
+    "torch-inductor-cuda": load_torch_inductor,
+}
 
 
 def load(manifest: Manifest) -> Run:

@@ -55,13 +55,20 @@ class TorchEager:
         Raises:
             BurnishError: as the format's `open`.
         """
-        told = {"format": model.format, "entry": model.entry, "declared": dict(model.declared)}
+        opened = formats.registry.alone(model.format).open(Source(model.root, model.entry, model.declared))
+        told = {
+            "format": model.format,
+            "entry": model.entry,
+            "declared": dict(model.declared),
+            "inputs": [entry["name"] for entry in opened.inputs],
+            "outputs": [entry["name"] for entry in opened.outputs],
+        }
         for file in sorted(path for path in model.root.rglob("*") if path.is_file()):
             target = out / MODEL / file.relative_to(model.root)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(file, target)
         (out / ENTRY).write_text(json.dumps(told), encoding="utf-8")
-        return Engine(out, ENTRY, _facts(model))
+        return Engine(out, ENTRY, _facts(model) if model.format == PROGRAM else {"explained": []})
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The model, opened by its format. Raises as the format's `open`."""
@@ -110,9 +117,6 @@ class TorchEager:
 
 
 def _facts(model: ModelHandle) -> dict[str, Any]:
-    if model.format != PROGRAM:
-        formats.registry.alone(model.format).open(Source(model.root, model.entry, model.declared))
-        return {"explained": []}
     from workers.torch.facts import program_facts
     from workers.torch.program import load_program
 
