@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from workers.float_types import FP16
 from workers.onnx_files import graphs, opset_of, subgraphs
 from workers.onnx_prepare import set_nodes
 
-LARGEST = float(np.finfo(np.float16).max)
-SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 FLOAT_UNLESS_TOLD = (
     "RandomNormal",
@@ -193,23 +192,10 @@ class HalfPrecision:
             if tensor.name in self._read_single and tensor.name not in self._read_half:
                 graph.initializer.remove(tensor)
             else:
-                tensor.CopyFrom(numpy_helper.from_array(self._halved(tensor), tensor.name))
-
-    def _halved(self, tensor: TensorProto) -> np.ndarray:
-        values = numpy_helper.to_array(tensor)
-        magnitudes = np.abs(values)
-        self.clamped += int(np.count_nonzero(np.isfinite(values) & (magnitudes > LARGEST)))
-        self._raised += int(np.count_nonzero((values != 0) & (magnitudes < SMALLEST)))
-        return to_half(values)
-
-
-def to_half(values: np.ndarray) -> np.ndarray:
-    """Numbers in half precision: infinity, NaN and zero stay, others are brought between its smallest and its largest.
-
-    A number that became zero would turn an epsilon in a division into a fault.
-    """
-    magnitudes = np.where(np.isfinite(values), np.clip(np.abs(values), SMALLEST, LARGEST), np.abs(values))
-    return np.where(values == 0, values, np.copysign(magnitudes, values)).astype(np.float16)
+                clamped, raised = FP16.beyond(numpy_helper.to_array(tensor))
+                self.clamped += clamped
+                self._raised += raised
+                tensor.CopyFrom(FP16.narrowed_tensor(tensor, tensor.name))
 
 
 def _declared_floats(graph: onnx.GraphProto) -> set[str]:
@@ -252,8 +238,7 @@ def _retype_attributes(node: NodeProto) -> None:
         elif attribute.type == onnx.AttributeProto.TENSOR:
             stated = True
             if attribute.t.data_type == FLOAT:
-                half = to_half(numpy_helper.to_array(attribute.t))
-                attribute.t.CopyFrom(numpy_helper.from_array(half, attribute.t.name))
+                attribute.t.CopyFrom(FP16.narrowed_tensor(attribute.t, attribute.t.name))
     if node.op_type in FLOAT_UNLESS_TOLD and not stated:
         if node.op_type == "ConstantOfShape":
             node.attribute.append(

@@ -2,7 +2,7 @@
 
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
-from app.catalog.pass_params.precision import ToFp16Params
+from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
     QuantizeStaticParams,
@@ -60,6 +60,17 @@ _SPECS = (
         produces="fp16",
         over_2gb=True,
         packages=("onnx", "numpy"),
+    ),
+    PassSpec(
+        name="to-bf16",
+        version=1,
+        title="Store weights as bfloat16",
+        params=ToBf16Params,
+        consumes=frozenset({"fp32"}),
+        produces="bf16",
+        over_2gb=True,
+        dialects=ANY_DIALECT,
+        packages=("onnx", "numpy", "ml_dtypes"),
     ),
     PassSpec(
         name="quantize-dynamic",

@@ -80,6 +80,7 @@ _SPECS = (
         formats=frozenset({"onnx", "openvino"}),
         preset=openvino_preset,
         packages=("openvino",),
+        dialects=frozenset({"onnxruntime"}),
         baseline={"inference_precision": "f32"},
     ),
     RuntimeSpec(

@@ -224,7 +224,9 @@ def precision_of(model: onnx.ModelProto) -> Precision:
     halves = types[TensorProto.FLOAT16] + types[TensorProto.BFLOAT16]
     if not halves:
         return "fp32"
-    return "fp16" if types[TensorProto.FLOAT] * 10 < halves else "mixed"
+    if types[TensorProto.FLOAT] * 10 >= halves:
+        return "mixed"
+    return "fp16" if types[TensorProto.FLOAT16] > types[TensorProto.BFLOAT16] else "bf16"
 
 
 def _entry(value: onnx.ValueInfoProto, what: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class SetShapesParams(Params):
 
 class FuseTransformerParams(Params):
     """Makes single operators of a transformer's parts: attention, layer norm with the addition before it, GELU with
-    its bias, embeddings. The result uses ONNX Runtime's own operators: no other runtime takes it.
+    its bias, embeddings. The result uses ONNX Runtime's own operators, which OpenVINO reads too, and nothing else.
 
     Attention becomes `MultiHeadAttention` (or `Attention`, with one product for all projections, where the graph is that of
     PyTorch's older exporter) and holds no matrix of all scores: what long sequences gain most from. ONNX Runtime

@@ -26,3 +26,24 @@ class ToFp16Params(Params):
         description="Operator types that stay in fp32, besides those that have no fp16 form.",
     )
     blocked_nodes: tuple[str, ...] = Field(default=(), description="Names of nodes that stay in fp32.")
+
+
+class ToBf16Params(Params):
+    """Stores weights as bfloat16, half the size, and computes in fp32: each weight is widened where it is read.
+
+    Exact but for the rounding of weights to 8 significant bits (0.4% at most), and with the range of fp32, so nothing
+    overflows. On CPUs this makes the ONNX model half as large, not the engine: ONNX Runtime has no bf16 kernels there
+    (only Cast, LayerNormalization and what moves data), and it and OpenVINO fold the widening away while they build; ONNX
+    Runtime's engine keeps the half size with `graph_optimization` none alone. To compute in bf16 on a CPU that can, set
+    OpenVINO's `inference_precision`: it needs no pass.
+    Put it last in a recipe: `simplify` folds small weights back.
+
+    Source: Kalamkar et al., A Study of BFLOAT16 for Deep Learning Training, 2019 (https://arxiv.org/abs/1905.12322).
+    """
+
+    minimum_weights: int = Field(
+        default=256,
+        ge=0,
+        description="Smaller weights than this many elements stay in fp32: biases, norms, constants of operators.",
+    )
+    excluded_weights: tuple[str, ...] = Field(default=(), description="Names of weights that stay in fp32.")

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from app.catalog.passes import PASSES
+from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidModel
 from tests.workers.engines.test_real_models import packaged
 from workers.model_handle import ModelHandle
@@ -20,6 +21,7 @@ from workers.onnx_attention import fuse_attention
 from workers.onnx_files import save_onnx
 from workers.onnx_nodes import nodes_of
 from workers.onnx_proof import open_session
+from workers.runtimes import registry
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 100
 FREE = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=64)}
@@ -148,18 +150,21 @@ def network(
     return make(tmp_path_factory.mktemp("network") / "m"), fused
 
 
-def answers(model: ModelHandle, batch: int = 3, length: int = 9) -> np.ndarray:
-    """Outputs on inputs of which some are padded on the right, others on the left."""
+def padded(batch: int, length: int) -> dict[str, np.ndarray]:
+    """Inputs of which some are padded on the right, others on the left."""
     random = np.random.default_rng(batch)
     mask = np.ones((batch, length), np.int64)
     mask[1 % batch, length - 3 :] = 0
     mask[2 % batch, :2] = 0
-    feeds: dict[str, Any] = {
+    return {
         "x": random.standard_normal((batch, length, WIDTH)).astype(np.float32),
         "input_ids": random.integers(0, VOCABULARY, (batch, length)),
         "attention_mask": mask,
     }
-    session = open_session(model)
+
+
+def answers(model: ModelHandle, batch: int = 3, length: int = 9) -> np.ndarray:
+    feeds, session = padded(batch, length), open_session(model)
     return session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})[0]
 
 
@@ -177,6 +182,22 @@ def test_every_part_is_found_and_computes_the_same(network, apply, signal):
     assert not {"Softmax", "Erf"} & kinds(fused).keys()
     for batch, length in ((3, 9), (1, 2), (2, 12)):
         assert signal(answers(model, batch, length), answers(fused, batch, length)) > 80
+
+
+def test_openvino_runs_what_is_fused(network, apply, signal, tmp_path):
+    model, _ = network
+    fused, _ = apply("fuse-transformer", model)
+    runtime, params = (
+        registry.get("openvino-cpu"),
+        RUNTIMES["openvino-cpu"].params(threads=1, inference_precision="f32"),
+    )
+    engine = runtime.build(fused, params, tmp_path)
+    loaded = runtime.load(engine, params)
+
+    assert "onnxruntime" in RUNTIMES["openvino-cpu"].dialects
+    feeds = padded(3, 9)
+    got = loaded.run({entry["name"]: feeds[entry["name"]] for entry in loaded.inputs})["y"]
+    assert signal(answers(model), got) > 80
 
 
 def test_attention_is_found_after_simplify_too(network, apply, signal):

@@ -25,6 +25,7 @@ SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
     "fuse-transformer": 100,
+    "to-bf16": 35,
     "to-fp16": 50,
     "quantize-dynamic": 25,
     "quantize-openvino": 20,

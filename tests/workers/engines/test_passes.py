@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import InvalidParams
-from workers.half_precision import to_half
+from workers.float_types import FP16
 from workers.onnx_files import graphs, save_onnx, signature_of, tree_digest
 from workers.onnx_proof import open_session
 from workers.passes.quantize_weights import quantize_blocks
@@ -140,7 +140,7 @@ def test_numbers_beyond_half_precision_are_clamped_and_counted(tmp_path, apply):
     assert (context.facts["clamped_weights"], context.facts["raised_weights"]) == (2, 1)
     assert any("65504" in text for text in context.warnings)
     np.testing.assert_array_equal(
-        to_half(np.array([np.inf, -np.inf, 0.0, 1e9, -1e-12, 0.5], np.float32)),
+        FP16.narrowed(np.array([np.inf, -np.inf, 0.0, 1e9, -1e-12, 0.5], np.float32)),
         np.array([np.inf, -np.inf, 0.0, 65504, -6e-8, 0.5], np.float16),
     )
 
