@@ -20,9 +20,9 @@ from torch.export.pt2_archive import PT2ArchiveReader
 
 from app.errors import InvalidModel, UnsafeModel, UnsupportedOperator
 from app.text import plain
+from workers.torch.model import EXPORT_HINT as HINT
 
 MODEL = "models/model.json"
-HINT = "export the network again where you trust it: torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2')"
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|\.data/[\w.]+|models/model\.json|data/sample_inputs/model\.pt"
     r"|data/weights/(weight_\d+|model_weights_config\.json)"

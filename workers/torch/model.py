@@ -10,6 +10,7 @@ import torch
 from app.errors import InvalidModel
 from workers.samples import FREE_DIMENSION, is_batched, synthetic_samples
 
+EXPORT_HINT = "export the network again where you trust it: torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2')"
 Entry = Mapping[str, Any]  # name, dtype (numpy's name), shape; a free dimension is its name, or None
 
 

@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._export.serde.schema import SCHEMA_VERSION
 from torch.export import ExportedProgram
-from torch.export.pt2_archive import PT2ArchiveReader
-from torch.export.pt2_archive._package import load_pt2
 from torch.utils._pytree import tree_unflatten
 
 from app.errors import BurnishError, InvalidModel, SignatureMismatch, UnsafeModel
 from app.text import plain
-from workers.torch.audit import HINT, audit
 from workers.torch.exporting import export as export
+from workers.torch.model import EXPORT_HINT as HINT
 from workers.torch.model import TorchModel as TorchModel
 from workers.torch.model import example_inputs as example_inputs
 from workers.torch.model import leaves, to_array, to_tensor
@@ -75,6 +72,12 @@ def load_program(path: Path) -> Program:
         UnsupportedOperator: it uses an operator that torch does not have.
         InvalidModel: it is damaged, or of a torch whose files this one cannot read.
     """
+    # torch makes a folder for its compiler's cache when these are imported
+    from torch.export.pt2_archive import PT2ArchiveReader
+    from torch.export.pt2_archive._package import load_pt2
+
+    from workers.torch.audit import audit
+
     with path.open("rb") as file:
         with _refused(path):
             _check_sums(path)
@@ -227,6 +230,8 @@ def _weights_only() -> Iterator[None]:
 
 
 def _check_version(document: Mapping[str, Any]) -> None:
+    from torch._export.serde.schema import SCHEMA_VERSION
+
     version = document.get("schema_version")
     major = version.get("major") if isinstance(version, dict) else None
     if major != SCHEMA_VERSION[0]:
