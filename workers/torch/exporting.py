@@ -19,6 +19,7 @@ from workers.samples import FREE_DIMENSION
 from workers.torch.model import TorchModel, example_inputs, free_dimensions, label, sizes
 from workers.torch.noise import quiet
 from workers.torch.place import source_of
+from workers.torch.recurrent import recurrent_whole
 
 # tried in turn for free dimensions behind the first, until the network runs
 LENGTHS = (FREE_DIMENSION, 224, 16, 5, 2)
@@ -73,7 +74,7 @@ def _export(model: TorchModel, chosen: dict[str, int]) -> ExportedProgram:
         for entry in model.inputs
     ]
     try:
-        with quiet():
+        with quiet(), recurrent_whole():
             return torch.export.export(
                 model.module, args, dynamic_shapes=tuple(_like_arguments(model.module, shapes))
             )

@@ -18,6 +18,7 @@ from workers.model_handle import ModelHandle
 from workers.onnx_files import graphs, save_onnx
 from workers.torch.noise import quiet
 from workers.torch.place import place_of
+from workers.torch.recurrent import recurrent_whole
 
 STAGE = "converting"
 _NODE = re.compile(
@@ -52,7 +53,7 @@ def program_to_onnx(
 
 def _export(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     try:
-        with _quiet():
+        with _quiet(), recurrent_whole():
             exported: Any = torch.onnx.export(
                 program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
             )
