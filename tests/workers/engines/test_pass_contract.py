@@ -24,6 +24,7 @@ from workers.onnx_files import signature_of, tree_digest
 SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
+    "equalize": 80,
     "fuse-transformer": 100,
     "to-bf16": 35,
     "to-fp16": 50,
