@@ -1,7 +1,8 @@
 """Keras' LSTM and GRU layers, run by PyTorch's own: Keras unrolls them on PyTorch, for the one length at hand.
 
 The formulas are the same (https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html, and GRU); Keras' GRU has them
-with `reset_after=True`, its gates in another order.
+with `reset_after=True`, its gates in another order. What PyTorch's do not have (masks, other activations, dropout while
+training) stays unrolled.
 """
 
 import types
@@ -13,13 +14,15 @@ from workers.torch.keras import keras_library
 
 
 def run_by_torch(model: Any) -> None:
-    """Let PyTorch's LSTM and GRU run the layers of a model that are those; others stay as they are."""
+    """Let PyTorch's LSTM and GRU run the layers of a model that are those, and unroll others for batches of any size."""
     keras = keras_library()
     for layer in model._flatten_layers(include_self=False):
         if type(layer) is keras.layers.LSTM and _is_standard(layer):
             layer.inner_loop = types.MethodType(_lstm, layer)
         elif type(layer) is keras.layers.GRU and _is_standard(layer) and layer.reset_after:
             layer.inner_loop = types.MethodType(_gru, layer)
+        elif type(layer) in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN):
+            layer.inner_loop = types.MethodType(_unrolled, layer)
 
 
 def _is_standard(layer: Any) -> bool:
@@ -30,7 +33,7 @@ def _is_standard(layer: Any) -> bool:
 def _lstm(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """As `LSTM.inner_loop`: the last output, all outputs, and the states."""
     if _is_special(layer, mask, training):
-        return type(layer).inner_loop(layer, sequences, initial_state, mask, training)
+        return _unrolled(layer, sequences, initial_state, mask, training)
     cell = layer.cell
     bias = cell.bias.value if cell.use_bias else torch.zeros_like(cell.kernel.value[0])
     weights = [cell.kernel.value.T, cell.recurrent_kernel.value.T, bias, torch.zeros_like(bias)]
@@ -44,7 +47,7 @@ def _lstm(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: b
 def _gru(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """As `GRU.inner_loop`: the last output, all outputs, and the state."""
     if _is_special(layer, mask, training):
-        return type(layer).inner_loop(layer, sequences, initial_state, mask, training)
+        return _unrolled(layer, sequences, initial_state, mask, training)
     cell = layer.cell
     kernels = [_reset_first(value.value) for value in (cell.kernel, cell.recurrent_kernel)]
     biases = cell.bias.value if cell.use_bias else torch.zeros_like(cell.kernel.value[:2])
@@ -62,6 +65,29 @@ def _gru(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bo
         True,
     )
     return hidden[0], outputs, [hidden[0]]
+
+
+def _unrolled(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+    """As `RNN.inner_loop`, step by step: a step that is masked keeps the states, and gives the output before it or zeros.
+
+    Keras' own loop lists the rows of a batch, which fixes their number in a program (keras/src/backend/torch/rnn.py).
+    """
+    order = slice(None, None, -1) if layer.go_backwards else slice(None)
+    masks = mask[0] if isinstance(mask, list | tuple) else mask
+    shown = [None] * sequences.shape[1] if masks is None else masks.unbind(1)[order]
+    states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
+    outputs: list[torch.Tensor] = []
+    for step, seen in zip(sequences.unbind(1)[order], shown, strict=True):
+        output, new = layer.cell(step, states, training=training)
+        new = list(new) if isinstance(new, list | tuple) else [new]
+        if seen is not None:
+            kept = seen.unsqueeze(-1)
+            before = outputs[-1] if outputs and not layer.zero_output_for_mask else torch.zeros_like(output)
+            output = torch.where(kept, output, before)
+            new = [torch.where(kept, mine, held) for mine, held in zip(new, states, strict=True)]
+        outputs.append(output)
+        states = new
+    return outputs[-1], torch.stack(outputs, dim=1), states
 
 
 def _is_special(layer: Any, mask: Any, training: bool) -> bool:

@@ -47,11 +47,11 @@ def residual() -> Any:
 
 
 def recurrent() -> Any:
-    sequence = keras.Input((6, 4), name="sequence")
+    sequence = keras.Input((None, 4), name="sequence")
     x = layers.Bidirectional(layers.LSTM(5, return_sequences=True))(sequence)
-    return keras.Model(
-        sequence, layers.Dense(2, name="scores")(layers.LSTM(3)(layers.GRU(4, return_sequences=True)(x)))
-    )
+    x = layers.GRU(4, return_sequences=True, bias_initializer="normal")(x)
+    x = layers.LSTM(3, go_backwards=True, return_sequences=True, use_bias=False)(x)
+    return keras.Model(sequence, layers.Dense(2, name="scores")(layers.GRU(3, use_bias=False)(x)))
 
 
 def attentive() -> Any:
@@ -83,7 +83,7 @@ SIGNATURES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] 
     "residual": (
         residual, {"left": ["batch", 8], "right": ["batch", 8]}, {"scores": ["batch", 3], "normed": ["batch", 8]},
     ),
-    "rnn": (recurrent, {"sequence": ["batch", 6, 4]}, {"scores": ["batch", 2]}),
+    "rnn": (recurrent, {"sequence": ["batch", "sequence_dim1", 4]}, {"scores": ["batch", 2]}),
     "attention": (
         attentive,
         {"tokens": ["batch", "tokens_dim1"]},
@@ -151,9 +151,12 @@ def test_a_model_keeps_its_names_and_values_as_onnx(name: str, tmp_path: Path) -
     model = opened(saved(build(), tmp_path / "model.keras"))
     assert {entry["name"]: entry["shape"] for entry in model.inputs} == inputs
     assert {entry["name"]: entry["shape"] for entry in model.outputs} == outputs
-    small = {"batch": 3, "tokens_dim1": 7, "image_dim1": 9, "image_dim2": 12}
+    small = {"batch": 3, "tokens_dim1": 7, "sequence_dim1": 6, "image_dim1": 9, "image_dim2": 12}
     follows(
-        model, tmp_path / "onnx", small, {"batch": 1, "tokens_dim1": 12, "image_dim1": 20, "image_dim2": 6}
+        model,
+        tmp_path / "onnx",
+        small,
+        {"batch": 1, "tokens_dim1": 12, "sequence_dim1": 11, "image_dim1": 20, "image_dim2": 6},
     )
 
 
@@ -175,6 +178,37 @@ def test_the_model_runs_as_keras_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, got)
     with pytest.raises(SignatureMismatch):
         model.run({"left": feeds["left"]})
+
+
+def test_torch_runs_recurrent_layers_as_keras_does(tmp_path: Path) -> None:
+    original = recurrent()
+    model = opened(saved(original, tmp_path / "model.keras"))
+    feeds = feeds_of(model, batch=3, sequence_dim1=9)
+    wanted = original(feeds["sequence"], training=False).detach().numpy()
+    np.testing.assert_allclose(model.run(feeds)["scores"], wanted, rtol=1e-5, atol=1e-6)
+    (tmp_path / "onnx").mkdir()
+    operators = [node.op_type for node in model.to_onnx(tmp_path / "onnx").load_onnx().graph.node]
+    assert (operators.count("LSTM"), operators.count("GRU")) == (3, 2)
+
+
+def test_masked_steps_are_left_out_as_keras_does(tmp_path: Path) -> None:
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    x = layers.Embedding(50, 4, mask_zero=True)(tokens)
+    both = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(x)
+    last = [
+        layers.GRU(3, reset_after=False)(both),
+        layers.SimpleRNN(3)(x),
+        layers.LSTM(3, activation="relu")(x),
+    ]
+    original = keras.Model(
+        tokens, [layers.Concatenate(name="y")(last), layers.Rescaling(1.0, name="states")(both)]
+    )
+    model = opened(saved(original, tmp_path / "model.keras"))
+    feeds = {"tokens": np.array([[4, 5, 6, 0, 0, 0], [0, 0, 8, 9, 0, 1]], np.int32)}
+    wanted = [value.detach().numpy() for value in original(feeds["tokens"], training=False)]
+    for value, got in zip(wanted, model.run(feeds).values(), strict=True):
+        np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6)
+    follows(model, tmp_path / "onnx", {"batch": 3})
 
 
 def test_a_published_model_of_an_old_keras(tmp_path: Path) -> None:
@@ -213,22 +247,23 @@ def test_an_unpacked_model_is_found_and_opened(tmp_path: Path) -> None:
     assert Keras().find_entry(tmp_path / "nothing") is None
 
 
-def test_every_trainable_weight_gets_a_gradient(tmp_path: Path) -> None:
-    original = convolutional()
+@pytest.mark.parametrize("build", [convolutional, recurrent])
+def test_every_trainable_weight_gets_a_gradient(build: Callable[[], Any], tmp_path: Path) -> None:
+    original = build()
     network = opened(saved(original, tmp_path / "model.keras")).to_torch()
     trained = [weight for weight in network.module.parameters() if weight.requires_grad]
     assert len(trained) == len(original.trainable_variables)
     from workers.torch.model import example_inputs
 
-    (probabilities,) = network.module(*example_inputs(network.inputs))
-    probabilities[:, 0].sum().backward()
+    (found,) = network.module(*example_inputs(network.inputs))
+    found[:, 0].sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
 
 
 def test_a_free_length_that_the_network_unrolls_is_fixed_by_what_is_declared(tmp_path: Path) -> None:
     sequence = keras.Input((None, 4), name="sequence")
     file = saved(
-        keras.Model(sequence, layers.LSTM(3, return_sequences=True, name="states")(sequence)),
+        keras.Model(sequence, layers.SimpleRNN(3, return_sequences=True, name="states")(sequence)),
         tmp_path / "m.keras",
     )
     free = opened(file)
