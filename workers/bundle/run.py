@@ -92,10 +92,17 @@ def load_torch_inductor(engine: Path, target: Manifest) -> Run:
     told = json.loads(model.get_metadata()["burnish"])
     torch.set_num_threads(told["threads"])
 
+    def laid_out(array: Any, order: list[int]) -> Any:
+        """A tensor whose axes lie in memory in this order: the code was made for that."""
+        strides, step = [0] * array.ndim, 1
+        for axis in reversed(order):
+            strides[axis] = step
+            step *= array.shape[axis]
+        tensor = torch.from_numpy(np.array(array))
+        return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        tensors = [
-            torch.from_numpy(np.array(feeds[each["name"]])).to(told["device"]) for each in told["inputs"]
-        ]
+        tensors = [laid_out(feeds[each["name"]], each["order"]).to(told["device"]) for each in told["inputs"]]
         with torch.inference_mode():
             found = model.loader.boxed_run(tensors)
         outputs = [value.cpu().numpy() for value in found if isinstance(value, torch.Tensor)]

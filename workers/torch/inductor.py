@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from workers.torch.inductor_facts import compiled_facts
 from workers.torch.model import to_array, to_tensor
 from workers.torch.program import Program, check_feeds
 
-METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}
+METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}; inputs have an "order"
 SOURCES = (
     ".cpp",
     ".cu",
@@ -52,7 +52,9 @@ def compile_program(
         OutOfMemory: compiling took too much.
     """
     compiler_command()
-    told = {"inputs": program.inputs, "outputs": program.outputs, "threads": threads, "device": device}
+    orders = _orders(program.program)
+    inputs = [{**entry, "order": order} for entry, order in zip(program.inputs, orders, strict=True)]
+    told = {"inputs": inputs, "outputs": program.outputs, "threads": threads, "device": device}
     options: dict[str, Any] = {
         "freezing": freezing,
         "max_autotune": max_autotune,
@@ -85,7 +87,9 @@ class LoadedInductor:
         self._run = model.loader.boxed_run
         self._device = told["device"]
         self._signature = told["inputs"]
-        self.inputs = unnamed(told["inputs"])
+        self.inputs = unnamed(
+            {key: entry[key] for key in ("name", "dtype", "shape")} for entry in told["inputs"]
+        )
         self.outputs = unnamed(told["outputs"])
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -95,7 +99,10 @@ class LoadedInductor:
             SignatureMismatch: names, types or shapes of the feeds are not the engine's.
         """
         check_feeds(self._signature, feeds)
-        tensors = [to_tensor(feeds[entry["name"]]).to(self._device) for entry in self._signature]
+        tensors = [
+            _laid_out(to_tensor(feeds[entry["name"]]), entry["order"]).to(self._device)
+            for entry in self._signature
+        ]
         try:
             with torch.inference_mode():
                 found = self._run(tensors)
@@ -131,6 +138,37 @@ def load_package(package: Path, threads: int) -> LoadedInductor:
         )
     torch.set_num_threads(told["threads"])
     return LoadedInductor(model, told)
+
+
+def _orders(program: ExportedProgram) -> list[list[int]]:
+    """For each input its axes from the outermost in memory to the innermost, as it was exported.
+
+    The code is made for that, and looks at memory alone: another layout gives wrong numbers, not an error. Axes of size 1
+    count too, as oneDNN takes a tensor of one channel for one whose channels are last by their strides.
+    """
+    given = program.graph_signature.user_inputs
+    by_name = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    values = [by_name[name] for name in given if isinstance(name, str)]
+    return [
+        sorted(range(value.ndim), key=lambda axis: (-_hint(value.stride(axis)), -_hint(value.shape[axis])))
+        for value in values
+    ]
+
+
+def _hint(size: Any) -> int:
+    """A size, or what a free one was when the program was exported."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _laid_out(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """The tensor with its axes in this order in memory, without gaps."""
+    strides, step = [0] * tensor.ndim, 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= tensor.shape[axis]
+    if tensor.stride() == tuple(strides):
+        return tensor
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def _moved(program: ExportedProgram, device: str) -> ExportedProgram:
