@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
-from app.errors import BurnishError, InvalidModel, SignatureMismatch, UnsafeModel
+from app.errors import BurnishError, InvalidModel, OutOfMemory, SignatureMismatch, UnsafeModel
 from app.text import plain
 from workers.torch.exporting import export as export
 from workers.torch.model import EXPORT_HINT as HINT
@@ -92,8 +92,9 @@ def load_program(path: Path) -> Program:
             _weights_only(),
         ):
             contents = load_pt2(file)
-        program = contents.exported_programs["model"]
-    inputs, outputs = program_inputs(program), program_outputs(program)
+            program = contents.exported_programs["model"]
+            program.module()  # what does not fit together shows here
+            inputs, outputs = program_inputs(program), program_outputs(program)
     if (told := contents.extra_files.get(EXTRA)) is None:
         return Program(program, inputs, outputs)
     return Program(program, *_told(told, inputs, outputs))
@@ -113,7 +114,11 @@ def runner(program: Program) -> Run:
         try:
             with torch.inference_mode():
                 outputs = leaves(module(*args, **kwargs))
-        except (AssertionError, RuntimeError, IndexError) as error:
+        except (BurnishError, MemoryError):
+            raise
+        except Exception as error:  # guards raise AssertionError, operators what they please
+            if "allocate memory" in str(error):
+                raise OutOfMemory(f"running the program: {plain(_first_line(error), 400)}") from error
             raise SignatureMismatch(
                 f"the program does not take these inputs: {plain(_first_line(error), 400)}",
                 hint="the program was exported for certain sizes and values; the message names the one that fails",

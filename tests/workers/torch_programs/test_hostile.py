@@ -1,19 +1,22 @@
 """Files that would run code when torch loads them: refused, and nothing ran."""
 
+import copy
 import io
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from app.errors import InvalidModel, UnsafeModel, UnsupportedOperator
+from app.errors import BurnishError, InvalidModel, UnsafeModel, UnsupportedOperator
 from tests.workers.torch_programs.pt2 import changed, edited
 from workers.torch.noise import quiet
-from workers.torch.program import TorchModel, export, load_program, save_program
+from workers.torch.program import TorchModel, export, load_program, runner, save_program
 
 Edit = Callable[[dict[str, Any], str], None]
 
@@ -242,6 +245,47 @@ def test_a_signature_that_does_not_fit_is_refused(good: Path, tmp_path: Path) ->
     told = b'{"schema": 1, "inputs": [], "outputs": []}'
     with pytest.raises(InvalidModel, match="does not fit"):
         load_program(changed(good, tmp_path / "s.pt2", **{"extra__burnish.json": told}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_change_of_a_program_gives_more_than_an_error_of_ours(
+    good: Path, tmp_path: Path, seed: int
+) -> None:
+    random = Random(seed)
+    outcomes = set()
+    for _ in range(30):
+        damaged = edited(good, tmp_path / "f.pt2", lambda document: _spoil(document, random))
+        try:
+            loaded = load_program(damaged)
+            feeds = {
+                entry["name"]: np.ones(
+                    [size if isinstance(size, int) else 2 for size in entry["shape"]], entry["dtype"]
+                )
+                for entry in loaded.inputs
+            }
+            runner(loaded)(feeds)
+            outcomes.add("runs")
+        except BurnishError as error:
+            outcomes.add(error.code)
+    assert {"invalid_model", "runs"} <= outcomes
+
+
+def _spoil(document: dict[str, Any], random: Random) -> None:
+    """Take out one value of a program, or put another of its values in its place."""
+    places = list(_places(document))
+    holder, key = random.choice(places)
+    if random.random() < 0.3:
+        del holder[key]
+    else:
+        other, of_other = random.choice(places)
+        holder[key] = copy.deepcopy(other[of_other])
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])
 
 
 def _refused(path: Path, mark: Path) -> None:
