@@ -131,7 +131,7 @@ def _extremes(model: onnx.ModelProto, samples: Samples, plan: Plan, total: int, 
     nodes += [helper.make_node("ReduceMax", [name], [high], keepdims=0) for name, high in highs.items()]
     outputs = [*lows.values(), *highs.values()]
     ranges: Ranges = {}
-    for index, values in enumerate(_run(model, nodes, outputs, samples, plan.samples)):
+    for index, values in enumerate(probed(model, nodes, outputs, samples, plan.samples)):
         report(index, total, "taking extremes")
         for name in plan.tensors:
             low, high = float(values[lows[name]]), float(values[highs[name]])
@@ -157,21 +157,21 @@ def _histograms(
 ) -> dict[str, Histogram]:
     histograms = {name: Histogram(np.zeros(plan.bins, dtype=np.int64)) for name in plan.tensors}
     largest = {name: max(abs(low), abs(high)) for name, (low, high) in extremes.items()}
-    for index, values in enumerate(_run(model, [], list(plan.tensors), samples, plan.samples)):
+    for index, values in enumerate(probed(model, [], list(plan.tensors), samples, plan.samples)):
         report(index, total, "counting")
         for name, histogram in histograms.items():
             histogram.add(values[name], largest[name])
     return histograms
 
 
-def _run(
+def probed(
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
     outputs: list[str],
     samples: Samples,
     limit: int | None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The values of `outputs` for each run of the model with `nodes` added to it."""
+    """The values of `outputs`, fp32, for each run of the model with `nodes` added to it: one sample after another."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.node.extend(nodes)

@@ -118,13 +118,17 @@ def by_input(layer: Layer, weight: np.ndarray) -> np.ndarray:
 def scaled_outputs(layer: Layer, weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Weights with each output multiplied by its factor."""
     first = layer.node.op_type == "Conv" or layer.transposed
-    return np.multiply(weight, factors.reshape(-1, *[1] * (weight.ndim - 1)) if first else factors)
+    result: np.ndarray = weight * (factors.reshape(-1, *[1] * (weight.ndim - 1)) if first else factors)
+    return result
 
 
 def scaled_inputs(layer: Layer, weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Weights with each input multiplied by its factor."""
-    if layer.node.op_type != "Conv":
-        return np.multiply(weight, factors if layer.transposed else factors[:, None])
-    outputs, inside = weight.shape[:2]
-    each = np.repeat(factors.reshape(layer.groups, inside), outputs // layer.groups, axis=0)
-    return np.multiply(weight, each.reshape(outputs, inside, *[1] * (weight.ndim - 2)))
+    if layer.node.op_type == "Conv":
+        outputs, inside = weight.shape[:2]
+        each = np.repeat(factors.reshape(layer.groups, inside), outputs // layer.groups, axis=0)
+        factors = each.reshape(outputs, inside, *[1] * (weight.ndim - 2))
+    elif not layer.transposed:
+        factors = factors[:, None]
+    result: np.ndarray = weight * factors
+    return result

@@ -1,6 +1,6 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
-from app.catalog.pass_params.accuracy import EqualizeParams
+from app.catalog.pass_params.accuracy import EqualizeParams, SmoothParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
@@ -62,6 +62,18 @@ _SPECS = (
         over_2gb=True,
         dialects=ANY_DIALECT,
         packages=("onnx", "numpy"),
+    ),
+    PassSpec(
+        name="smooth",
+        version=1,
+        title="Move the spread of activations into weights",
+        params=SmoothParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=True,
+        dialects=ANY_DIALECT,
+        inputs={"calibration": "required-or-synthetic"},
+        packages=("onnxruntime", "onnx", "numpy"),
     ),
     PassSpec(
         name="to-fp16",

@@ -26,3 +26,33 @@ class EqualizeParams(Params):
     excluded_nodes: tuple[str, ...] = Field(
         default=(), description="Names of layers' nodes that are not scaled with the layer after them."
     )
+
+
+class SmoothParams(Params):
+    """Moves the spread of activations into weights, channel by channel, where a layer norm feeds matrix products
+    (SmoothQuant). The network computes the same; 8-bit activations lose much less to channels of outliers.
+
+    For transformers, before `quantize-static` or `quantize-dynamic`. A norm that feeds products alone takes the scales into
+    its own parameters; where something else reads it too (the residual of a post-norm network such as BERT), the
+    products get a multiplication before them. Layer norms in single operators are not seen: run `simplify` before.
+
+    Source: Xiao et al., SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models, 2022,
+    equation 4 (https://arxiv.org/abs/2211.10438).
+    """
+
+    alpha: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="How much of the spread weights take over: 0 evens out weights alone, 1 activations alone.",
+    )
+    insert: bool = Field(
+        default=True,
+        description="Insert a multiplication where a norm's parameters cannot take the scales. False: leave such products.",
+    )
+    samples: int | None = Field(
+        default=None, ge=1, description="Look at no more than this many samples. Absent: all of them."
+    )
+    excluded_nodes: tuple[str, ...] = Field(
+        default=(), description="Names of products whose inputs stay; with one, all that read the same norm."
+    )

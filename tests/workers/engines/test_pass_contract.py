@@ -25,6 +25,7 @@ SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
     "equalize": 80,
+    "smooth": 80,
     "fuse-transformer": 100,
     "to-bf16": 35,
     "to-fp16": 50,
