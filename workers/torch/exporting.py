@@ -7,7 +7,8 @@ padding does (its guards say `size - 4 != 1`). DYNAMIC in turn reports as free w
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,19 +40,27 @@ def export(model: TorchModel) -> ExportedProgram:
         InvalidModel: the network does not run on inputs that fit its signature, or fixes a dimension that was declared free.
         UnsupportedOperator: torch cannot export something in it; `node` says where.
     """
-    chosen = _sizes_that_run(model)
+    chosen = sizes_that_run(model)
     program = _export(model, chosen)
-    for name, places in free_dimensions(model.inputs).items():
-        _try_other_size(program, model, chosen, name, places)
+    free = free_dimensions(model.inputs)
+    held = program.module() if free else None
+    for name, places in free.items():
+        size = _other_size(program, model, chosen, name, places)
+        _run_with(held, model, chosen, name, size, places[0])
     return program
 
 
-def _sizes_that_run(model: TorchModel) -> dict[str, int]:
+def sizes_that_run(model: TorchModel) -> dict[str, int]:
+    """Sizes of the free dimensions at which the network runs, for `example_inputs`.
+
+    Raises:
+        InvalidModel: it runs at none that were tried.
+    """
     first: Exception | None = None
     for length in LENGTHS:
         chosen = sizes(model.inputs, 2, length)
         try:
-            with torch.inference_mode():
+            with torch.no_grad(), _unchanged(model.module):
                 model.module(*example_inputs(model.inputs, dims=chosen))
             return chosen
         except BurnishError:
@@ -130,31 +139,45 @@ def _input_shapes(program: ExportedProgram, model: TorchModel) -> dict[str, tupl
     return {entry["name"]: tuple(value.shape) for entry, value in zip(model.inputs, values, strict=True)}
 
 
-def _try_other_size(
+def _other_size(
     program: ExportedProgram,
     model: TorchModel,
     chosen: dict[str, int],
     name: str,
     places: list[tuple[str, int]],
-) -> None:
-    """Run the program with one free dimension at twice its size, or at half where torch knows a bound.
+) -> int:
+    """Twice the size that a free dimension was exported with, or half of it where torch knows a bound.
 
     Raises:
-        InvalidModel: it does not run: the dimension is not free.
+        InvalidModel: the bound is so low that the dimension is not free.
     """
     entry, axis = places[0]
     symbol = _input_shapes(program, model)[entry][axis].node.expr
     bounds = program.range_constraints.get(symbol)
     size = chosen[name] * 2
-    if bounds is not None and bounds.upper < size:
-        if bounds.upper <= _FEW:
-            reason = f"the network as exported works with at most {bounds.upper} as {_dimension(entry, axis, name)}"
-            raise _not_free(reason, model, entry)
-        size = chosen[name] // 2
+    if bounds is None or bounds.upper >= size:
+        return size
+    if bounds.upper <= _FEW:
+        reason = (
+            f"the network as exported works with at most {bounds.upper} as {_dimension(entry, axis, name)}"
+        )
+        raise _not_free(reason, model, entry)
+    return chosen[name] // 2
+
+
+def _run_with(
+    held: Any, model: TorchModel, chosen: dict[str, int], name: str, size: int, place: tuple[str, int]
+) -> None:
+    """Run the program with one free dimension of another size.
+
+    Raises:
+        InvalidModel: it does not run: the dimension is not free.
+    """
+    entry, axis = place
     args = example_inputs(model.inputs, dims={**chosen, name: size})
     try:
-        with torch.inference_mode(), quiet():
-            program.module()(*args)
+        with torch.no_grad(), _unchanged(held):
+            held(*args)
     except Exception as error:
         tried = f"{_dimension(entry, axis, name)} = {size}"
         reason = _in_words(
@@ -162,6 +185,22 @@ def _try_other_size(
             model,
         )
         raise _not_free(reason, model, entry) from error
+
+
+@contextmanager
+def _unchanged(module: torch.nn.Module) -> Iterator[None]:
+    """Leave the module's buffers as they are: some networks keep a state in them."""
+    before = [
+        (buffer, buffer._version, buffer.detach().clone())
+        for buffer in module.buffers()
+        if not buffer.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        for buffer, version, value in before:
+            if buffer._version != version:
+                buffer.copy_(value)
 
 
 def _not_free(reason: str, model: TorchModel, entry: str | None = None) -> InvalidModel:

@@ -208,6 +208,24 @@ def test_two_names_for_one_dimension() -> None:
         )
 
 
+def test_a_state_is_as_it_was() -> None:
+    class Counts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls.add_(1)
+            return x + self.calls
+
+    module = Counts()
+    model = _model(module, [("x", "float32", ["n", 3])], [("y", "float32", ["n", 3])])
+    program = export(model)
+    assert module.calls == 0
+    run = runner(Program(program, model.inputs, model.outputs))
+    assert run({"x": np.zeros((5, 3), "float32")})["y"].max() == 1
+
+
 def test_control_flow_on_values_is_refused_with_its_place() -> None:
     with pytest.raises(UnsupportedOperator, match="data-dependent") as caught:
         export(_model(Branches(), [("x", "float32", ["n", 3])]))
