@@ -10,6 +10,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from app.catalog.pass_params.quantization import FUSED_OPERATORS, QuantizeStaticParams
 from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe
+from workers.bias_correction import correct_biases, give_biases
 from workers.calibration import Plan, Ranges, collect_ranges
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
@@ -29,7 +30,8 @@ LEAST_OPSET = 13  # per-channel QuantizeLinear and DequantizeLinear
 def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) -> ModelHandle:
     """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32.
 
-    Facts: `quantized` and `left_out` (see `onnx_nodes.outcome`), `calibration` ({samples, method, tensors, synthetic}).
+    Facts: `quantized` and `left_out` (see `onnx_nodes.outcome`), `calibration` ({samples, method, tensors, synthetic}),
+    `bias_correction` (see `bias_correction.correct_biases`) where it was asked for.
 
     Raises:
         InvalidParams: an excluded node is not in the model.
@@ -39,6 +41,8 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
     original = model.load_onnx()
     check_names(original, params.excluded_nodes, "excluded_nodes")
     before = prepare(model.load_onnx(), SPEC.name, least_opset=LEAST_OPSET)
+    if params.correct_bias:
+        give_biases(before, params.excluded_nodes)
     operators = sorted(set(params.operators or FUSED_OPERATORS) - set(params.excluded_operators))
     tensors = float_tensors(before, operators)
     if not tensors:
@@ -56,6 +60,14 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
     after = _quantized(before, ranges, operators, params)
     restore_shapes(after, original.graph)
     sort_nodes(after.graph)
+    if params.correct_bias:
+        ctx.facts["bias_correction"] = correct_biases(
+            before,
+            after,
+            samples,
+            min(params.correction_samples, params.samples or samples.count),
+            ctx.report,
+        )
 
     taken = quantized_nodes(after)
     ctx.facts.update(

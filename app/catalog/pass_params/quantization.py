@@ -54,7 +54,8 @@ class QuantizeStaticParams(Params):
 
     Sources: Jacob et al., 2018 (https://arxiv.org/abs/1712.05877); Krishnamoorthi, 2018, for per-channel weights
     (https://arxiv.org/abs/1806.08342); Migacz, 8-bit Inference with TensorRT, GTC 2017, for `entropy`; Wu et al.,
-    2020, for `percentile` (https://arxiv.org/abs/2004.09602).
+    2020, for `percentile` (https://arxiv.org/abs/2004.09602); Nagel et al., 2019, for `correct_bias`
+    (https://arxiv.org/abs/1906.04721).
     """
 
     method: Literal["minmax", "entropy", "percentile"] = Field(
@@ -98,6 +99,17 @@ class QuantizeStaticParams(Params):
     )
     excluded_operators: tuple[str, ...] = Field(default=(), description="Operator types that stay in fp32.")
     excluded_nodes: tuple[str, ...] = Field(default=(), description="Names of nodes that stay in fp32.")
+    correct_bias: bool = Field(
+        default=False,
+        description=(
+            "Take the mean error that is left in each convolution's and Gemm's outputs on calibration data out of its "
+            "bias, layer by layer. For coarse weights (one scale a tensor, depthwise layers); takes a run of the "
+            "model over `correction_samples` per layer."
+        ),
+    )
+    correction_samples: int = Field(
+        default=64, ge=1, description="Samples that biases are corrected on, at most; for `correct_bias`."
+    )
 
 
 class QuantizeWeightsParams(Params):
