@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import shutil
+import subprocess
 import tempfile
 import warnings
 import zipfile
@@ -239,6 +240,9 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="No complete tensor found in the group", category=UserWarning
+        )
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
         warnings.filterwarnings("ignore", message="`torch.jit.* is deprecated", category=DeprecationWarning)
         yield
@@ -250,7 +254,7 @@ def _explained(error: Exception) -> BurnishError:
     cause: BaseException = error
     while (inner := getattr(cause, "inner_exception", None) or cause.__cause__) is not None:
         cause = inner
-    if isinstance(cause, CppCompileError):
+    if isinstance(cause, CppCompileError | subprocess.CalledProcessError):
         return UnsupportedOperator(
             f"the C++ compiler refuses what Inductor generates for this model: {_compiler_error(cause)}",
             stage="building",
@@ -271,8 +275,14 @@ def _node(text: str) -> str | None:
 
 
 def _compiler_error(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return plain(next((line for line in lines if "error:" in line), _first_line(error)), LONGEST)
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr or error.output or b""
+        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        otherwise = f"it ended with status {error.returncode}"
+    else:
+        text, otherwise = str(error), _first_line(error)
+    lines = [line.strip() for line in text.splitlines()]
+    return plain(next((line for line in lines if "error:" in line), otherwise), LONGEST)
 
 
 def _first_line(error: BaseException) -> str:
