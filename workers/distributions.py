@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-OTHER_NAMES = {"onnxruntime": ("onnxruntime-gpu",)}  # builds that share an import name
+# builds that share an import name
+OTHER_NAMES = {"onnxruntime": ("onnxruntime-gpu",), "tensorflow": ("tensorflow-cpu",)}
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:

@@ -44,7 +44,9 @@ _SPECS = (
         title="Keras",
         files="`.keras`, or `.h5` of older versions",
         documentation="Opened by Keras 3 on PyTorch with `safe_mode=True`: layers that hold code (Lambda, custom classes) are "
-        "refused by name. Source: https://keras.io/guides/serialization_and_saving/.",
+        "refused by name. Layouts stay as they are (channels last). The batch and other free dimensions stay free; the length of a "
+        "sequence must be declared (`signature`) where masks or other layers than LSTM and GRU unroll it. "
+        "Source: https://keras.io/guides/serialization_and_saving/.",
         converts_to=frozenset({"onnx", "torch-export"}),
         reference=True,
         packages=("keras", "torch", "onnxscript"),
@@ -78,8 +80,8 @@ _SPECS = (
         version=1,
         title="TensorFlow SavedModel",
         files="a `.zip` or `.tar` of the folder with `saved_model.pb`",
-        documentation="Converted by tf2onnx, from the `tensorflow` extra, which only workers need that take this format. Source: "
-        "https://github.com/onnx/tensorflow-onnx.",
+        documentation="Its serving signature, converted by tf2onnx, from the `tensorflow` extra, which only workers need that take "
+        "this format. Graphs that call Python or touch files are refused. Source: https://github.com/onnx/tensorflow-onnx.",
         converts_to=frozenset({"onnx"}),
         reference=True,
         packages=("tensorflow", "tf2onnx"),
