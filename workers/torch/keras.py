@@ -60,11 +60,13 @@ def opened(model: Any, declared: Mapping[str, Any], facts: Mapping[str, Any]) ->
         InvalidModel: its inputs are not known, or it keeps state from run to run.
         UnsupportedFormat: an input is no dense tensor of numbers.
     """
+    from workers.torch.keras_norm import normalize_by_torch
     from workers.torch.keras_recurrent import run_by_torch
 
     graph = _graph(model)
     _refuse_state(model)
     run_by_torch(model)
+    normalize_by_torch(model)
     module = Positional(model, graph).eval()
     inputs = _inputs(graph, module, declared)
     network = TorchModel(module, inputs, _outputs(graph, inputs))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import onnxslim
 import pytest
 
 from app.errors import BurnishError, InvalidModel, SignatureMismatch, UnsafeModel, UnsupportedFormat
@@ -178,6 +179,23 @@ def test_the_model_runs_as_keras_does(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, got)
     with pytest.raises(SignatureMismatch):
         model.run({"left": feeds["left"]})
+
+
+def test_batch_norms_fold_into_convolutions(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization(scale=False)(layers.Conv2D(4, 3, use_bias=False)(image))
+    x = layers.BatchNormalization(center=False, axis=1)(layers.Permute((3, 1, 2))(layers.ReLU()(x)))
+    original = keras.Model(image, layers.BatchNormalization(name="y")(layers.Dense(3)(layers.Flatten()(x))))
+    model = opened(saved(original, tmp_path / "model.keras"))
+    feeds = feeds_of(model, batch=2)
+    wanted = original(feeds["image"], training=False).detach().numpy()
+    np.testing.assert_allclose(model.run(feeds)["y"], wanted, rtol=1e-4, atol=1e-5)
+    follows(model, tmp_path / "onnx", {"batch": 3})
+    slim = onnxslim.slim(str(tmp_path / "onnx" / "model.onnx"))
+    operators = [node.op_type for node in slim.graph.node]
+    assert "Conv" in operators
+    assert operators.index("Relu") == operators.index("Conv") + 2  # a transpose lies between, no batch norm
+    assert not {"Sub", "Div", "Sqrt"} & set(operators)
 
 
 def test_torch_runs_recurrent_layers_as_keras_does(tmp_path: Path) -> None:
