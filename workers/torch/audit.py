@@ -25,9 +25,13 @@ from workers.torch.model import EXPORT_HINT as HINT
 MODEL = "models/model.json"
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|\.data/[\w.]+|models/model\.json|data/sample_inputs/model\.pt"
-    r"|data/weights/(weight_\d+|model_weights_config\.json)"
-    r"|data/constants/(tensor_\d+|model_constants_config\.json)|extra/[^\x00-\x1f]*"
+    r"|data/weights/(weight_\d+|model_weights_config\.json|model\.pt)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json|model\.pt)|extra/[^\x00-\x1f]*"
 )
+_PAYLOADS = {  # by what stands in their place in files of torch 2.8: one pickle of tensors
+    "data/weights/model.pt": "data/weights/model_weights_config.json",
+    "data/constants/model.pt": "data/constants/model_constants_config.json",
+}
 _COMPILED = ("data/aotinductor/", "executorch/", "mtia/")
 _PICKLED = ("data/constants/custom_obj_", "data/constants/opaque_obj_")
 _QUOTABLE = re.compile(
@@ -71,10 +75,11 @@ def audit(reader: PT2ArchiveReader) -> dict[str, Any]:
         _check_member(name)
     if MODEL not in names:
         raise InvalidModel("the .pt2 holds no program called 'model'", hint=HINT)
-    for config in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
-        if config not in names:
+    for pickled, config in _PAYLOADS.items():
+        if config in names:
+            _check_payloads(_read_json(reader, config))
+        elif pickled not in names:
             raise InvalidModel(f"the .pt2 lacks {config!r}", hint=HINT)
-        _check_payloads(_read_json(reader, config))
     program = _read_json(reader, MODEL)
     for path, value in _leaves(program):
         _check_text(path, value)

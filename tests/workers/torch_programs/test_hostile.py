@@ -91,6 +91,28 @@ def test_a_weight_that_is_a_pickle(good: Path, tmp_path: Path) -> None:
     _refused(hostile, mark)
 
 
+def test_weights_as_torch_2_8_wrote_them(good: Path, tmp_path: Path) -> None:
+    mark, network = tmp_path / "mark", Network()
+    pickles = [io.BytesIO() for _ in range(3)]
+    for stream, held in zip(
+        pickles,
+        (dict(network.named_parameters()), {"scale": network.scale}, {"scale": Creates(mark)}),
+        strict=True,
+    ):
+        torch.save(held, stream)
+    weights, constants, hostile = (stream.getvalue() for stream in pickles)
+    older = changed(
+        good,
+        tmp_path / "o.pt2",
+        **{"data__weights__model.pt": weights, "data__constants__model.pt": constants},
+    )
+    x = np.ones((2, 4), "float32")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(runner(load_program(older))({"x": x})["y"], expected)
+    _refused(changed(good, tmp_path / "h.pt2", **{"data__constants__model.pt": hostile}), mark)
+
+
 def test_an_object_among_the_constants(good: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for prefix in ("custom_obj", "opaque_obj"):
