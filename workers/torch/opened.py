@@ -12,10 +12,12 @@ from torch.utils import _pytree as pytree
 from app.errors import InvalidModel, SignatureMismatch
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Feeds
+from workers.torch.exporting import LENGTHS
+from workers.torch.model import sizes
 from workers.torch.program import TorchModel, example_inputs, export
 from workers.torch.to_onnx import program_to_onnx
 
-OBSERVED_SIZES = (2, 3)  # of free dimensions: what differs between two runs is free in an output too
+OBSERVED_SIZES = (2, 3)  # of first dimensions: what differs between two runs is free in an output too
 
 
 class OpenedTorch:
@@ -79,15 +81,7 @@ def with_outputs(model: TorchModel, names: Sequence[str] | None = None) -> Torch
     Raises:
         InvalidModel: it does not run on inputs that fit its signature, or gives something that is no tensor.
     """
-    seen = []
-    for size in OBSERVED_SIZES:
-        try:
-            seen.append(_run(model.module, example_inputs(model.inputs, free=size)))
-        except Exception as error:
-            raise InvalidModel(
-                f"the model does not run on inputs that fit its signature: {_sentence(error)}",
-                hint="declare the inputs as the model takes them (`signature`), with numbers for dimensions that are fixed",
-            ) from error
+    seen = _observed(model)
     first, second = (leaves(one) for one in seen)
     chosen = list(names) if names is not None else output_names(seen[0])
     if len(chosen) != len(first):
@@ -97,6 +91,27 @@ def with_outputs(model: TorchModel, names: Sequence[str] | None = None) -> Torch
         for name, one, other in zip(chosen, first, second, strict=True)
     )
     return replace(model, outputs=outputs)
+
+
+def _observed(model: TorchModel) -> tuple[Any, Any]:
+    """What it gives at two sizes: those of the first length at which both run."""
+    failed: Exception | None = None
+    for length in LENGTHS:
+        both = [
+            sizes(model.inputs, batch, length * times)
+            for batch, times in zip(OBSERVED_SIZES, (1, 2), strict=True)
+        ]
+        try:
+            first, second = (_run(model.module, example_inputs(model.inputs, dims=dims)) for dims in both)
+            return first, second
+        except Exception as error:  # a network may raise anything
+            failed = failed or error
+        if max(both[0].values(), default=0) < length:
+            break  # no dimension has that length
+    raise InvalidModel(
+        f"the model does not run on inputs that fit its signature: {_sentence(failed)}",
+        hint="declare the inputs as the model takes them (`signature`), with numbers for dimensions that are fixed",
+    ) from failed
 
 
 def output_names(found: Any) -> list[str]:
@@ -146,5 +161,5 @@ def _array(value: torch.Tensor) -> np.ndarray:
     return np.asarray(wide.detach().cpu().numpy())
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException | None) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]

@@ -45,9 +45,9 @@ def program_to_onnx(
     """
     model = _export(program, [entry["name"] for entry in inputs], [entry["name"] for entry in outputs])
     _rename_dimensions(model, inputs)
-    _declare(model.graph.input, inputs, "input")
-    _declare(model.graph.output, outputs, "output")
-    _strip(model)
+    declare(model.graph.input, inputs, "input")
+    declare(model.graph.output, outputs, "output")
+    strip(model)
     return save_onnx(model, out)
 
 
@@ -133,7 +133,7 @@ def _rename_dimensions(model: onnx.ModelProto, inputs: Sequence[Entry]) -> None:
                     dim.dim_param = _SYMBOL.sub(lambda symbol: names.get(symbol[0], symbol[0]), dim.dim_param)
 
 
-def _declare(values: Any, entries: Sequence[Entry], what: str) -> None:
+def declare(values: Any, entries: Sequence[Entry], what: str) -> None:
     """Write the signature's shapes; names and types are the exporter's, and must be the signature's."""
     found = [value.name for value in values]
     if found != [entry["name"] for entry in entries]:
@@ -160,7 +160,7 @@ def _declare(values: Any, entries: Sequence[Entry], what: str) -> None:
                 dim.Clear()
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Take out what the exporter noted for itself, so that the same network gives the same bytes on every machine."""
     holders = [model, model.graph, *model.functions]
     for graph in graphs(model.graph):
