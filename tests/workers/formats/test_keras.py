@@ -15,7 +15,7 @@ import onnxslim
 import pytest
 
 from app.errors import BurnishError, InvalidModel, SignatureMismatch, UnsafeModel, UnsupportedFormat
-from tests.workers.formats.uploads import package_file
+from tests.workers.formats.uploads import inspected, package_file
 from workers.formats.base import Source
 from workers.formats.keras import Keras
 from workers.torch.keras import keras_library
@@ -318,6 +318,16 @@ def test_names_stay_unique(tmp_path: Path) -> None:
     twice = layers.Dense(2, name="y")
     file = saved(keras.Model(x, [x, twice(x), twice(x * 2.0)]), tmp_path / "model.keras")
     assert [entry["name"] for entry in opened(file).outputs] == ["x_1", "y", "y_1"]
+
+
+def test_an_upload_becomes_both_formats(tmp_path: Path) -> None:
+    file = saved(sequential(), tmp_path / "model.keras").rename(tmp_path / "upload")
+    found = inspected(file)
+    assert (found["format"], found["facts"]["entry"]) == ("keras", "model.keras")
+    assert found["facts"]["layers"] == {"Dense": 2, "Dropout": 1, "InputLayer": 1}
+    assert {name: facts["checked"] for name, facts in found["facts"]["conversions"].items()} == {
+        "onnx": True, "torch-export": True,
+    }  # fmt: skip
 
 
 def hostile(kind: str, folder: Path) -> tuple[Path, Path]:
