@@ -1,0 +1,45 @@
+"""TorchScript: `.pt`, `.pth` and `.jit` files of `torch.jit.save`. See https://docs.pytorch.org/docs/stable/jit.html."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import InvalidModel
+from workers.archive import damage_named, is_zip, open_zip
+from workers.formats import implements
+from workers.formats.base import Source
+
+if TYPE_CHECKING:
+    from workers.torch.script import OpenedScript
+
+_CONSTANTS = re.compile(r"([^/]+/)?constants\.pkl")
+_CODE = re.compile(r"([^/]+/)?code/.+")
+
+
+@implements("torchscript")
+class TorchScript:
+    """See `formats.base.Format`."""
+
+    file_name = "model.pt"
+
+    def recognizes(self, file: Path) -> bool:
+        """A zip with the constants and the code that `torch.jit.save` writes."""
+        if not is_zip(file):
+            return False
+        try:
+            with damage_named(), open_zip(file) as archive:
+                names = archive.namelist()
+        except InvalidModel:
+            return False
+        return any(map(_CONSTANTS.fullmatch, names)) and any(map(_CODE.fullmatch, names))
+
+    def find_entry(self, root: Path) -> str | None:
+        """Nowhere: it is a single file, which `recognizes` finds."""
+        return None
+
+    def open(self, source: Source) -> "OpenedScript":
+        """The module with the signature that the uploader declared. Raises as `script_file.load` and `script.OpenedScript`."""
+        from workers.torch.script import OpenedScript
+        from workers.torch.script_file import load
+
+        return OpenedScript(load(source.path), source.declared)
