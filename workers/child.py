@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from app.errors import BurnishError, Internal, OutOfMemory
+from app.errors import BurnishError
 from workers.assignment import InspectAssignment, OptimizeAssignment
-from workers.full_disk import disk_full
+from workers.problems import problem_of
 from workers.protocol import SupervisorPipe
 
 Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
@@ -67,20 +67,3 @@ def work(
 
     result = optimize(assignment, supervisor)
     return result, over_budget(result)
-
-
-def problem_of(error: Exception, stage: str | None) -> BurnishError:
-    """What a person can act on; anything unforeseen is `internal`, with the traceback in the log."""
-    if isinstance(error, BurnishError):
-        known = error
-    elif isinstance(error, MemoryError):
-        known = OutOfMemory("the process could not get the memory that it asked for")
-    elif (full := disk_full(error)) is not None:
-        known = full
-    else:
-        known = Internal(
-            f"{type(error).__name__} in stage {stage}: {str(error)[:500]}",
-            hint="the job's log has the traceback",
-        )
-    known.stage = known.stage or stage
-    return known

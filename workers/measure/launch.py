@@ -46,7 +46,7 @@ def main(path: Path) -> int:
         return 0
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        from workers.child import problem_of
+        from workers.problems import problem_of
 
         pipe.tell("problem", problem=problem_of(error, "measuring").problem())
         return 1

@@ -1,0 +1,21 @@
+"""Any error of a child as one of the contract's, with the stage that it happened in."""
+
+from app.errors import BurnishError, Internal, OutOfMemory
+from workers.full_disk import disk_full
+
+
+def problem_of(error: Exception, stage: str | None) -> BurnishError:
+    """What a person can act on; anything unforeseen is `internal`, with the traceback in the log."""
+    if isinstance(error, BurnishError):
+        known = error
+    elif isinstance(error, MemoryError):
+        known = OutOfMemory("the process could not get the memory that it asked for")
+    elif (full := disk_full(error)) is not None:
+        known = full
+    else:
+        known = Internal(
+            f"{type(error).__name__} in stage {stage}: {str(error)[:500]}",
+            hint="the job's log has the traceback",
+        )
+    known.stage = known.stage or stage
+    return known
