@@ -45,11 +45,16 @@ def test_without_the_extra_it_is_said_what_to_do(tmp_path: Path) -> None:
     assert "tf2onnx.convert" in (error.value.hint or "")
 
 
-def saved(function: Any, folder: Path, *specs: Any, **variables: Any) -> Source:
-    """A SavedModel of one function."""
+def loaded() -> Any:
+    """TensorFlow as workers load it, which leaves no settings behind."""
     from workers.tensorflow.opened import tensorflow_library
 
-    tf = tensorflow_library()
+    return tensorflow_library()
+
+
+def saved(function: Any, folder: Path, *specs: Any, **variables: Any) -> Source:
+    """A SavedModel of one function."""
+    tf = loaded()
     module = tf.Module()
     for name, values in variables.items():
         setattr(module, name, values)  # what a module does not hold is not saved
@@ -62,7 +67,7 @@ def saved(function: Any, folder: Path, *specs: Any, **variables: Any) -> Source:
 
 @with_tensorflow
 def test_a_network_keeps_its_names_and_values_as_onnx(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     kernel = np.random.default_rng(3).standard_normal((3, 3, 3, 8)).astype(np.float32)
     held = tf.Variable(kernel)
@@ -103,7 +108,7 @@ def test_a_network_keeps_its_names_and_values_as_onnx(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_an_upload_is_inspected_whole(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     held = tf.Variable(np.ones((4, 2), np.float32))
     folder = saved(lambda x: {"y": x @ held}, tmp_path / "net", ([None, 4], "float32", "x"), held=held).root
@@ -119,7 +124,7 @@ def test_an_upload_is_inspected_whole(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_a_graph_that_touches_files_is_never_run(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     mark = tmp_path / "ran"
 
@@ -137,7 +142,7 @@ def test_a_graph_that_touches_files_is_never_run(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_a_graph_that_calls_python_is_refused(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     def network(x: Any) -> Any:
         return tf.ensure_shape(tf.numpy_function(lambda value: value, [x], tf.float32), (None, 4))
@@ -149,7 +154,7 @@ def test_a_graph_that_calls_python_is_refused(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_text_is_refused(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     source = saved(tf.strings.length, tmp_path / "net", ([None], "string", "words"))
     with pytest.raises(UnsupportedFormat, match="words"):
@@ -158,7 +163,7 @@ def test_text_is_refused(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_an_operator_without_a_form_in_onnx_is_named(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     source = saved(lambda x: tf.math.lgamma(x), tmp_path / "net", ([None, 4], "float32", "x"))
     with pytest.raises(UnsupportedOperator, match="Lgamma"):
@@ -167,7 +172,7 @@ def test_an_operator_without_a_form_in_onnx_is_named(tmp_path: Path) -> None:
 
 @with_tensorflow
 def test_a_damaged_model_ends_in_a_plain_error(tmp_path: Path) -> None:
-    import tensorflow as tf
+    tf = loaded()
 
     held = tf.Variable(np.ones((4, 2), np.float32))
     source = saved(lambda x: x @ held, tmp_path / "net", ([None, 4], "float32", "x"), held=held)
