@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.catalog.pass_params.torch import QuantizeTorchParams
 from app.catalog.passes import PASSES
@@ -69,7 +69,7 @@ def _integers(program: "Program", params: QuantizeTorchParams, ctx: PassContext)
     )
     with _refused("quantizing"):
         graph = program.program.module(check_guards=False)
-        quantizer = X86InductorQuantizer()
+        quantizer = _sparing(X86InductorQuantizer)()
         if dynamic:  # Inductor has no 8-bit kernel for convolutions whose ranges are not known before
             quantizer.set_function_type_qconfig(torch.nn.functional.linear, config)
         else:
@@ -83,6 +83,27 @@ def _integers(program: "Program", params: QuantizeTorchParams, ctx: PassContext)
         _calibrate(program, prepared, params, ctx)
     with _refused("quantizing"):
         return _without_leftovers(convert_pt2e(prepared))
+
+
+def _sparing(quantizer: Any) -> Any:
+    """A quantizer that leaves convolutions of a single input channel in floating point.
+
+    Inductor (torch 2.13) takes their 8-bit input for one whose channels are last, or not, by strides that say nothing where
+    there is one channel, and reads the result in the other order: wrong numbers without an error.
+    """
+    from workers.torch.facts import CONVOLUTIONS, operator
+
+    class Sparing(quantizer):  # type: ignore[misc]
+        def annotate(self, model: Any) -> Any:
+            annotated = super().annotate(model)
+            for node in model.graph.nodes:
+                if node.op == "call_function" and operator(node) in CONVOLUTIONS:
+                    values = node.args[0].meta.get("val")
+                    if values is not None and values.shape[1] == 1:
+                        node.meta.pop("quantization_annotation", None)
+            return annotated
+
+    return Sparing
 
 
 def _calibrate(
@@ -104,11 +125,19 @@ def _calibrate(
     for batch, _ in samples.batches(READ_AT_ONCE, total):
         for feeds, _ in feeding.feeds(batch):
             args, kwargs = arrange([to_tensor(feeds[entry["name"]]) for entry in inputs])
-            with torch.no_grad():
-                outputs = leaves(prepared(*args, **kwargs))
-            if not all(torch.isfinite(value).all() for value in outputs if value.is_floating_point()):
+            try:
+                with torch.no_grad():
+                    outputs = leaves(prepared(*args, **kwargs))
+                finite = all(torch.isfinite(value).all() for value in outputs if value.is_floating_point())
+            except RuntimeError as error:  # of an observer that takes ranges inside the model
+                if "finite" not in str(error):
+                    raise
+                finite = False
+            if not finite:
                 raise InvalidDataset(
-                    "the model gives NaN or infinity on the calibration data", stage=SPEC.name
+                    "the model gives NaN or infinity on the calibration data",
+                    stage=SPEC.name,
+                    hint="look for NaN, infinity, or values of another scale in the samples",
                 )
         done += len(next(iter(batch.values())))
         ctx.report(done, total, "calibrating")

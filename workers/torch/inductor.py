@@ -29,8 +29,8 @@ from app.text import plain
 from workers.compiler import compiler_command
 from workers.runtimes.base import Feeds, unnamed
 from workers.torch.inductor_facts import compiled_facts
-from workers.torch.model import to_array, to_tensor
-from workers.torch.program import Program, check_feeds
+from workers.torch.model import example_inputs, to_array, to_tensor
+from workers.torch.program import Program, check_feeds, runner
 
 METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}; inputs have an "order"
 SOURCES = (
@@ -38,6 +38,7 @@ SOURCES = (
     ".cu",
 )  # of the generated code: not needed to run, and full of the paths of the machine that built it
 LONGEST = 500  # characters of a reason
+MOST_NOISE = 0.01  # noise to signal, in power: 20 dB; rounding leaves 60 dB in 8 bits, another layout none
 
 
 def compile_program(
@@ -49,7 +50,7 @@ def compile_program(
 
     Raises:
         Unavailable: there is no C++ compiler on this machine.
-        UnsupportedOperator: Inductor cannot compile something in it.
+        UnsupportedOperator: Inductor cannot compile something in it, or what it made gives other values.
         OutOfMemory: compiling took too much.
     """
     compiler_command()
@@ -78,6 +79,7 @@ def compile_program(
         except Exception as error:  # Inductor raises errors of many kinds, Python's own among them
             raise _explained(error) from error
         source = _strip(made, package)
+        _prove(program, package)
     return compiled_facts(program.program, source, freezing)
 
 
@@ -139,6 +141,28 @@ def load_package(package: Path, threads: int) -> LoadedInductor:
         )
     torch.set_num_threads(told["threads"])
     return LoadedInductor(model, told)
+
+
+def _prove(program: Program, package: Path) -> None:
+    """Hold the package against the program on seeded inputs: Inductor's mistakes with layouts give wrong numbers silently."""
+    tensors = example_inputs(program.inputs)
+    feeds = {entry["name"]: to_array(tensor) for entry, tensor in zip(program.inputs, tensors, strict=True)}
+    try:
+        expected = runner(program)(feeds)
+    except SignatureMismatch:
+        return  # it takes particular sizes or values, which are not known here
+    found = load_package(package, 0).run(feeds)
+    for name, value in expected.items():
+        if value.dtype.kind != "f" or not np.isfinite(value).all():
+            continue
+        noise = float(np.square(value.astype(np.float64) - found[name]).sum())
+        if noise > MOST_NOISE * float(np.square(value.astype(np.float64)).sum()):
+            raise UnsupportedOperator(
+                f"compiled, the model gives other values of {name!r} than before",
+                stage="building",
+                node=name,
+                hint="try freezing=false, or another target",
+            )
 
 
 def _orders(program: ExportedProgram) -> list[list[int]]:

@@ -16,7 +16,7 @@ _KERNEL_CALL = re.compile(r"^\s*(?:call_)?((?:cpp|triton)_\w+?)\(", re.MULTILINE
 _KERNEL_BODY = re.compile(r'extern "C"[^;{]*?\b(cpp_\w+)\(')
 _GEMM = re.compile(r"CppMicroGemm(\w+?)_?\d*\b")
 _PRODUCTS = re.compile(
-    r"linear|matmul|(^|_)(mm|bmm|addmm|baddbmm|int_mm|int8pack_mm)(_|$)|convolution|conv\d?d|rnn|lstm|gru|attention"
+    r"linear|matmul|(^|_)(mm|bmm|addmm|baddbmm|int_mm|int8pack_mm)(_|$)|convolution|qconv|conv\d?d|rnn|lstm|gru|attention"
 )
 _CONVOLUTION = re.compile(r"conv")
 _EIGHT_BIT = re.compile(r"qlinear|qconv|int_mm")

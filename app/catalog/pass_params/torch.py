@@ -14,7 +14,8 @@ class QuantizeTorchParams(Params):
     `int8-dynamic` takes them anew on every call, needs no data, and quantizes linear layers alone. Both are written as
     quantize and dequantize operators (PT2E), which Inductor fuses into oneDNN's 8-bit kernels with `freezing`; eager
     PyTorch computes them in floating point. `weights-8bit` stores the weights of linear layers in 8 bits and leaves
-    activations as they are: the model is smaller, not faster.
+    activations as they are: the model is smaller, not faster, and smaller as an engine only without `freezing`. Convolutions
+    of a single input channel stay in floating point: Inductor computes them wrongly in 8 bits.
 
     Source: https://docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.html; Jacob et al., 2018
     (https://arxiv.org/abs/1712.05877).
