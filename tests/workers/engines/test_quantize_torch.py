@@ -1,6 +1,5 @@
 """The pass `quantize-torch`: what it does to a program, and whether Inductor finds 8-bit kernels for it."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.workers.engines.networks import ArraySamples, Network, answers
 from workers import runtimes
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
+from workers.passes import quantize_torch
 from workers.runtimes.base import Engine
 from workers.runtimes.why import why
 from workers.torch.facts import layers, weights
@@ -230,7 +230,7 @@ def test_an_engine_that_computes_something_else_is_not_given_away(
     cnn: Network, apply: Callable, compiled: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     """Inductor reads the 8-bit result of a convolution of one channel in the wrong order: without the pass's caution."""
-    monkeypatch.setattr(sys.modules["workers.passes.quantize_torch"], "_sparing", lambda quantizer: quantizer)
+    monkeypatch.setattr(quantize_torch, "_sparing", lambda quantizer: quantizer)
     model, context = apply(NAME, cnn.program, cnn.train, mode="int8-static")
     assert context.facts["quantized"] == {"int8": 4}
 
