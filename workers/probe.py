@@ -30,10 +30,11 @@ GPU_FIELDS = ("name", "uuid", "memory.total", "driver_version", "compute_cap")
 def main(names: list[str]) -> int:
     """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware, sandbox}."""
     seen = hardware()
+    names = [name for name in names if RUNTIMES[name].device != "cuda" or seen["gpus"]]
     runtimes: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=seen["cores"]) as pool:
-        for name, answer in zip(names, pool.map(lambda name: _answer(name, seen), names), strict=True):
+        for name, answer in zip(names, pool.map(_answer, names), strict=True):
             if isinstance(answer, str):
                 failed[name] = answer
             else:
@@ -43,10 +44,8 @@ def main(names: list[str]) -> int:
     return 0
 
 
-def _answer(name: str, seen: dict[str, Any]) -> dict[str, Any] | str:
+def _answer(name: str) -> dict[str, Any] | str:
     """A runtime's facts, or why it is not served."""
-    if RUNTIMES[name].device == "cuda" and not seen["gpus"]:
-        return "there is no NVIDIA GPU"
     try:
         return try_runtime(name)
     except RuntimeError as error:
