@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,10 @@ def opened(path: Path, declared: Mapping[str, Any], *, safetensors: bool) -> Ope
         raise _missing(weights)
     architecture = zoo.parse(text)
     network = architecture.build()
-    weights, stripped = _without_wrappers(weights, network)
-    if (found := _unfit(weights, network)) is not None:
-        raise _unfitting(found, architecture, network, weights)
+    needed = network.state_dict()
+    weights, stripped = _without_wrappers(weights, needed)
+    if (found := _unfit(weights, needed)) is not None:
+        raise _unfitting(found, architecture, needed, weights)
     dtypes = sorted({dtype_name(value.dtype) for value in weights.values()})
     network.load_state_dict(weights, strict=False)  # held against it above; counts of batches may be missing
     inputs = (_input(network, architecture, declared),)
@@ -124,21 +126,19 @@ def _state_dict(found: Any) -> Weights | None:
     return {key: value.detach() for key, value in held.items()} if held and dense else None
 
 
-def _without_wrappers(weights: Weights, network: torch.nn.Module) -> tuple[Weights, list[str]]:
+def _without_wrappers(weights: Weights, needed: Weights) -> tuple[Weights, list[str]]:
     """The weights without a prefix that all names carry and the network's do not: DataParallel's, torch.compile's."""
-    wanted = network.state_dict().keys()
     stripped: list[str] = []
     while len(stripped) < _MOST_WRAPPERS:
         prefix = next((one for one in _PREFIXES if all(key.startswith(one) for key in weights)), None)
-        if prefix is None or any(key.startswith(prefix) for key in wanted):
+        if prefix is None or any(key.startswith(prefix) for key in needed):
             break
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
         stripped.append(prefix)
     return weights, stripped
 
 
-def _unfit(weights: Weights, network: torch.nn.Module) -> Unfit | None:
-    needed = network.state_dict()
+def _unfit(weights: Weights, needed: Weights) -> Unfit | None:
     missing = [
         key for key in needed if key not in weights and not key.endswith("num_batches_tracked")
     ]  # older than torch 0.4.1, which does not change what a network computes
@@ -150,13 +150,11 @@ def _unfit(weights: Weights, network: torch.nn.Module) -> Unfit | None:
     return unfit(missing, [key for key in weights if key not in needed], misshapen)
 
 
-def _unfitting(
-    found: Unfit, architecture: Architecture, network: torch.nn.Module, weights: Weights
-) -> InvalidModel:
-    better = _better_arguments(architecture, network, weights)
+def _unfitting(found: Unfit, architecture: Architecture, needed: Weights, weights: Weights) -> InvalidModel:
+    better = _better_arguments(architecture, needed, weights)
     if better is not None:
         hint = f"these weights fit `{better}`"
-    elif not network.state_dict().keys() & weights.keys():
+    elif not needed.keys() & weights.keys():
         hint = f"not one name is that of a weight of {architecture.name}; {_guesses(weights) or _ELSEWHERE}"
     else:
         hint = (
@@ -171,11 +169,8 @@ def _unfitting(
     )
 
 
-def _better_arguments(
-    architecture: Architecture, network: torch.nn.Module, weights: Weights
-) -> Architecture | None:
+def _better_arguments(architecture: Architecture, needed: Weights, weights: Weights) -> Architecture | None:
     """The architecture with as many classes and input channels as the weights have, where that fits."""
-    needed = network.state_dict()
     given = dict(architecture.arguments)
     matrices = [key for key, value in needed.items() if value.ndim > 1 and key in weights]
     if not matrices:
@@ -189,10 +184,16 @@ def _better_arguments(
         return None
     other = Architecture(architecture.name, given)
     try:
-        with torch.device("meta"):
-            return other if _unfit(weights, other.build()) is None else None
+        return other if _unfit(weights, _needed(str(other))) is None else None
     except InvalidParams:
         return None
+
+
+@cache
+def _needed(architecture: str) -> Weights:
+    """Names and shapes of the weights of an architecture; they hold no values."""
+    with torch.device("meta"):
+        return zoo.parse(architecture).build().state_dict()
 
 
 def _changed(held: torch.Tensor, needed: torch.Tensor, axis: int) -> int | None:
@@ -216,14 +217,12 @@ def _guesses(weights: Weights) -> str | None:
     """The common networks whose weights have these names and shapes, as a sentence."""
     ranked = []
     for name in _COMMON:
-        with torch.device("meta"):
-            network = Architecture(name).build()
-        held, _ = _without_wrappers(weights, network)
-        needed = network.state_dict()
+        needed = _needed(name)
+        held, _ = _without_wrappers(weights, needed)
         fitting = sum(key in held and held[key].shape == value.shape for key, value in needed.items())
         share = fitting / max(len(needed), len(held))
         if share >= _ALIKE:
-            better = _better_arguments(Architecture(name), network, held)
+            better = _better_arguments(Architecture(name), needed, held)
             ranked.append((-share, str(better or name)))
     best = [name for _, name in sorted(ranked)[:_GUESSES]]
     return f"they look like those of {' or '.join(f'`{name}`' for name in best)}" if best else None

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,5 +168,8 @@ def _arguments(factory: Any) -> list[str]:
 
 
 def _sentence(error: BaseException) -> str:
+    """An error in a line; an assertion mostly says no more than its source does."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return plain(f"{type(error).__name__}: {line}" if line else type(error).__name__, 300)
+    place = traceback.extract_tb(error.__traceback__)
+    source = (place[-1].line or "") if place else ""
+    return plain(f"{type(error).__name__}: {line or source}", 300)

@@ -356,7 +356,8 @@ def test_no_file_is_opened_that_the_configuration_names(tmp_path: Path) -> None:
         '{"base_model_name_or_path": "somebody/else", "peft_type": "LORA"}'
     )
     model = opened(folder)
-    assert model.to_torch().module.model.config._attn_implementation == "eager"
+    network: Any = model.to_torch().module
+    assert network.model.config._attn_implementation == "eager"
     assert model.outputs[0]["dtype"] == "float32"
 
 
