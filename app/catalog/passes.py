@@ -59,7 +59,7 @@ _SPECS = (
         params=EqualizeParams,
         consumes=frozenset({"fp32"}),
         produces=None,
-        over_2gb=True,
+        over_2gb=False,
         dialects=ANY_DIALECT,
         packages=("onnx", "numpy"),
     ),

@@ -1,7 +1,6 @@
 """The pass `equalize`: neighbouring layers share their ranges, channel by channel."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -49,11 +48,20 @@ def apply(model: ModelHandle, params: EqualizeParams, ctx: PassContext) -> Model
     proto = prepare(model.load_onnx(), SPEC.name, least_opset=11)
     network = Network(proto)
     pairs = [pair for pair in find_pairs(network) if pair.first.node.name not in params.excluded_nodes]
-    before = [_precision(network, pair) for pair in pairs]
-    rounds = _equalize(network, pairs, params.rounds)
-    ctx.facts.update(
-        pairs=[_described(network, pair, was) for pair, was in zip(pairs, before, strict=True)], rounds=rounds
-    )
+    equalizer = Equalizer(network, pairs)
+    before = [equalizer.precision(pair) for pair in pairs]
+    ctx.facts["rounds"] = equalizer.run(params.rounds)
+    ctx.facts["pairs"] = [
+        {
+            "first": pair.first.node.name,
+            "second": pair.second.node.name,
+            "channels": len(equalizer.ranges(pair)[0]),
+            "precision_before": was,
+            "precision_after": equalizer.precision(pair),
+        }
+        for pair, was in zip(pairs, before, strict=True)
+    ]
+    equalizer.write()
     if not pairs:
         ctx.warn(
             "nothing was equalized: no two layers have only ReLU or pooling between them, and no other reader; "
@@ -112,49 +120,69 @@ def _keeps_channels(network: Network, node: NodeProto, name: str) -> bool:
     return node.op_type in POOLS
 
 
-def _equalize(network: Network, pairs: list[Pair], most: int) -> int:
-    """Source: Nagel et al., 2019, section 4.1, equation 11. Rounds that were taken."""
-    for number in range(most):
-        largest = 0.0
-        for pair in pairs:
-            one, two = _ranges(network, pair)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                factors = np.sqrt(one / two)
-            factors = np.where(np.isfinite(factors) & (factors > 0), factors, 1.0)
-            largest = max(largest, float(np.max(np.abs(factors - 1), initial=0)))
-            _scale(network, pair, factors)
-        if largest < CONVERGED:
-            return number + 1
-    return most
+class Equalizer:
+    """Factors of layers' outputs and inputs, found without changing the weights, which are scaled once in the end."""
+
+    def __init__(self, network: Network, pairs: list[Pair]):
+        self._network = network
+        self._pairs = pairs
+        self._layers = {layer.node.name: layer for pair in pairs for layer in (pair.first, pair.second)}
+        self._outputs: dict[str, np.ndarray] = {}
+        self._inputs: dict[str, np.ndarray] = {}
+        for name, layer in self._layers.items():
+            weight = network.array(layer.weight)
+            self._outputs[name] = np.ones(len(by_output(layer, weight)))
+            self._inputs[name] = np.ones(len(by_input(layer, weight)))
+
+    def run(self, most: int) -> int:
+        """Rounds over all pairs until nothing changes, at most so many; how many it took.
+
+        Source: Nagel et al., 2019, section 4.1, equation 11.
+        """
+        for number in range(most):
+            largest = 0.0
+            for pair in self._pairs:
+                one, two = self.ranges(pair)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    factors = np.sqrt(one / two)
+                factors = np.where(np.isfinite(factors) & (factors > 0), factors, 1.0)
+                largest = max(largest, float(np.max(np.abs(factors - 1), initial=0)))
+                self._outputs[pair.first.node.name] /= factors
+                self._inputs[pair.second.node.name] *= np.repeat(factors, pair.repeats)
+            if largest < CONVERGED:
+                return number + 1
+        return most
+
+    def ranges(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """The largest magnitude of each channel's weights in the first layer, and in the second."""
+        first, second = pair.first.node.name, pair.second.node.name
+        weight = self._network.array(pair.first.weight)
+        inner = scaled_inputs(pair.first, weight, self._inputs[first].astype(np.float32))
+        one = _largest(by_output(pair.first, inner)) * self._outputs[first]
+        weight = self._network.array(pair.second.weight)
+        inner = scaled_outputs(pair.second, weight, self._outputs[second].astype(np.float32))
+        two = _largest(by_input(pair.second, inner)) * self._inputs[second]
+        return one, two.reshape(len(one), -1).max(axis=1)
+
+    def precision(self, pair: Pair) -> float:
+        """The mean over channels of the share of both tensors' ranges that they use."""
+        shares = [ranges / max(float(ranges.max()), 1e-30) for ranges in self.ranges(pair)]
+        return float(np.mean(shares[0] * shares[1]))
+
+    def write(self) -> None:
+        """Scale weights and biases."""
+        for name, layer in self._layers.items():
+            weight = self._network.array(layer.weight).astype(np.float64)
+            weight = scaled_outputs(
+                layer, scaled_inputs(layer, weight, self._inputs[name]), self._outputs[name]
+            )
+            self._network.replace(layer.weight, weight)
+            if layer.bias is not None:
+                bias = self._network.array(layer.bias).astype(np.float64)
+                self._network.replace(layer.bias, bias * self._outputs[name])
 
 
-def _scale(network: Network, pair: Pair, factors: np.ndarray) -> None:
-    first, second = pair.first, pair.second
-    weight = network.array(first.weight).astype(np.float64)
-    network.replace(first.weight, scaled_outputs(first, weight, 1 / factors))
-    if first.bias is not None:
-        network.replace(first.bias, network.array(first.bias).astype(np.float64) / factors)
-    weight = network.array(second.weight).astype(np.float64)
-    network.replace(second.weight, scaled_inputs(second, weight, np.repeat(factors, pair.repeats)))
-
-
-def _ranges(network: Network, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """The largest magnitude of each channel's weights in the first layer, and in the second."""
-    one = np.abs(by_output(pair.first, network.array(pair.first.weight))).max(axis=1)
-    two = np.abs(by_input(pair.second, network.array(pair.second.weight))).max(axis=1)
-    return one.astype(np.float64), two.reshape(len(one), -1).max(axis=1).astype(np.float64)
-
-
-def _precision(network: Network, pair: Pair) -> float:
-    shares = [ranges / max(float(ranges.max()), 1e-30) for ranges in _ranges(network, pair)]
-    return float(np.mean(shares[0] * shares[1]))
-
-
-def _described(network: Network, pair: Pair, before: float) -> dict[str, Any]:
-    return {
-        "first": pair.first.node.name,
-        "second": pair.second.node.name,
-        "channels": len(_ranges(network, pair)[0]),
-        "precision_before": before,
-        "precision_after": _precision(network, pair),
-    }
+def _largest(rows: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each row, in fp64."""
+    largest: np.ndarray = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    return largest
