@@ -16,6 +16,7 @@ from app.storage.disk import link_or_copy
 from workers import runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
+from workers.bundle.companions import COMPANIONS, copy_companions
 from workers.bundle.samples import sample_feeds, write_samples
 from workers.bundle.text import report
 from workers.context import Samples
@@ -24,7 +25,18 @@ from workers.runtimes.base import Engine
 from workers.samples import synthetic_samples
 from workers.steps import StepOutcome
 
-SUFFIXES = (".zip", ".tar", ".onnx", ".pt2", ".pt", ".pth", ".jit", ".keras", ".h5", ".safetensors")  # of uploads
+SUFFIXES = (
+    ".zip",
+    ".tar",
+    ".onnx",
+    ".pt2",
+    ".pt",
+    ".pth",
+    ".jit",
+    ".keras",
+    ".h5",
+    ".safetensors",
+)  # of uploads
 MEDIA_ZIP = "application/zip"
 MEDIA_ONNX = "application/octet-stream"
 MEDIA_MARKDOWN = "text/markdown; charset=utf-8"
@@ -54,6 +66,7 @@ def package(
     folder = assignment.scratch / "bundle"
     folder.mkdir()
     entry = lay_out(folder, built.engine)
+    companions = copy_companions(built.original, assignment.subject.facts.get(COMPANIONS, []), folder)
     implementation = runtimes.registry.alone(runtime.name)
     baseline = implementation.load(built.baseline_engine, runtime.baseline_params(params))
     engine = implementation.load(built.engine, params)
@@ -80,6 +93,7 @@ def package(
             "recipe": assignment.recipe,
             "target": {"runtime": runtime.name, "params": params.model_dump(mode="json")},
             "engine": {"entry": entry, "facts": built.engine.facts},
+            "companions": companions,
             "signature": {"inputs": engine.inputs, "outputs": engine.outputs},
             "validity": implementation.validity(built.engine, params),
             "requires": {**implementation.versions(), "numpy": version("numpy")},

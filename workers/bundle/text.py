@@ -23,6 +23,7 @@ def readme(manifest: dict[str, Any]) -> str:
             "`run.py` loads the engine, runs it on the inputs in `samples.npz` and checks the outputs against what",
             "`manifest.json` promises. Its `load()` is a start for your own code.",
             "",
+            *companion_lines(manifest["companions"]),
             "| input | dtype | shape |",
             "| --- | --- | --- |",
             *(signature_row(entry) for entry in manifest["signature"]["inputs"]),
@@ -75,6 +76,14 @@ def report(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def companion_lines(companions: list[str]) -> list[str]:
+    """What was uploaded beside the model and lies beside the engine."""
+    if not companions:
+        return []
+    listed = ", ".join(f"`{path}`" for path in companions)
+    return [f"What makes the inputs, as it was uploaded with the model: {listed}.", ""]
 
 
 def result_table(result: dict[str, Any]) -> str:
