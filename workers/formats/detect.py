@@ -6,16 +6,18 @@ from pathlib import Path
 from app.errors import BurnishError, UnsafeModel, UnsupportedFormat
 from workers.archive import damage_named, is_archive, is_zip, open_zip
 
+# the three lines that write a network without its Python code
 EXPORT_HINT = (
-    "export it to ONNX where you trust it: "
-    "`model.eval()`; `program = torch.onnx.export(model, (example,), dynamo=True)`; `program.save('model.onnx')`"
+    "export the network where you trust it, and upload what these lines write: `import torch`; "
+    "`program = torch.export.export(model.eval(), (example,))`; `torch.export.save(program, 'model.pt2')`. "
+    "Or as ONNX: `torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)`"
 )
 _HEAD_BYTES = 4096
 _PICKLE_INSTRUCTIONS = 4  # in a row: no other file reads as these by chance
 
 
 def refusal(file: Path) -> BurnishError | None:
-    """The error for a file that is known and not taken; None for what may be ONNX or an archive of it.
+    """The error for a file of no format that is known and not taken; None for what may be ONNX or an archive of it.
 
     Raises:
         InvalidModel: it is a damaged zip.
@@ -29,25 +31,23 @@ def refusal(file: Path) -> BurnishError | None:
     if _is_pickle(head):
         return UnsafeModel("the file is a Python pickle, which runs code when it is loaded", hint=EXPORT_HINT)
     if head[4:8] == b"TFL3":
-        return _unsupported("TensorFlow Lite", "convert the model that it was made from to ONNX")
-    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
-        return _unsupported("safetensors (weights without a network)", EXPORT_HINT)
+        return _unsupported(
+            "TensorFlow Lite",
+            "upload the model that it was made from: a Keras file (`model.save('model.keras')`), a SavedModel, or ONNX",
+        )
     if head.lstrip()[:1] in (b"{", b"<"):
-        return _unsupported("text (JSON or XML)", "save the model in ONNX's binary form")
+        return _unsupported("text (JSON or XML)", "save the model in a binary form: `.pt2`, or ONNX")
     return None
 
 
 def _refused_zip(file: Path) -> BurnishError | None:
     with damage_named(), open_zip(file) as archive:
         names = archive.namelist()
-    if any(name.endswith("/constants.pkl") or name == "constants.pkl" for name in names):
-        return _unsupported("TorchScript", EXPORT_HINT)
     if any(name.endswith("data.pkl") for name in names):
         return UnsafeModel(
-            "the file is a PyTorch pickle, which runs code when it is loaded", hint=EXPORT_HINT
+            "the file is a PyTorch pickle of more than weights, which runs code when it is loaded",
+            hint=EXPORT_HINT,
         )
-    if any("archive_format" in name or name.endswith("models/model.json") for name in names):
-        return _unsupported("a torch.export program", EXPORT_HINT)
     return None
 
 
@@ -65,4 +65,4 @@ def _is_pickle(head: bytes) -> bool:
 
 
 def _unsupported(found: str, hint: str) -> UnsupportedFormat:
-    return UnsupportedFormat(f"the file is {found}; models are taken as ONNX", hint=hint)
+    return UnsupportedFormat(f"the file is {found}, which is not taken", hint=hint)

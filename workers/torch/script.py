@@ -8,23 +8,19 @@ import numpy as np
 import torch
 
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedOperator
+from workers.formats.detect import EXPORT_HINT
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Feeds
 from workers.torch.exported import dtypes
 from workers.torch.exporting import sizes_that_run
 from workers.torch.model import TorchModel, leaves, to_array, to_tensor
 from workers.torch.opened import fitting, with_outputs
-from workers.torch.script_audit import nodes_of, place_of
+from workers.torch.script_audit import nodes_of
 from workers.torch.script_file import Script, as_module, quiet, sentence
 from workers.torch.script_signature import Argument, arguments, declared_inputs, does_not_run
 from workers.torch.script_to_onnx import script_to_onnx
 
 _TENSOR_ARGUMENTS = ("Tensor", "Optional[Tensor]")
-_SETS = "prim::SetAttr"
-UPLOAD_INSTEAD = (
-    "upload the network as a `.pt2`, which can be trained: `import torch`; "
-    "`program = torch.export.export(model.eval(), (example,))`; `torch.export.save(program, 'model.pt2')`"
-)
 
 
 class OpenedScript:
@@ -81,7 +77,7 @@ class OpenedScript:
         Raises:
             UnsupportedOperator: always.
         """
-        raise UnsupportedOperator("TorchScript cannot be trained here", hint=UPLOAD_INSTEAD)
+        raise UnsupportedOperator("TorchScript cannot be trained here", hint=EXPORT_HINT)
 
 
 class _Speaking(torch.nn.Module):
@@ -128,18 +124,15 @@ def _names(declared: Mapping[str, Any]) -> list[str] | None:
 
 def _check_keeps_nothing(script: Script) -> None:
     """Raises InvalidModel where `forward` sets attributes of the module: what it gives depends on the calls before."""
-    found = {
-        node.s("name"): place_of(node) for node in nodes_of(script.graph) if node.kind() == "prim::SetAttr"
-    }
+    found = {node.s("name") for node in nodes_of(script.graph) if node.kind() == "prim::SetAttr"}
     if found:
-        raise _stateful(list(found), next(iter(found.values())))
+        raise _stateful(sorted(found))
 
 
-def _stateful(names: Sequence[str], node: str | None = None) -> InvalidModel:
+def _stateful(names: Sequence[str]) -> InvalidModel:
     return InvalidModel(
         f"the TorchScript keeps values from one call to the next, in {', '.join(map(repr, names[:5]))}; calls of an engine "
         "do not know of one another",
-        node=node,
         hint="let `forward` take the values as inputs and give the new ones as outputs, and script that",
     )
 

@@ -5,8 +5,8 @@ What was found in torch's source (2.13; https://github.com/pytorch/pytorch):
   tensors, lists and devices; every other one must be a class of the archive's `code/` or one that is compiled into torch
   (`torch.classes`). So a pickle cannot call Python.
 - torch/csrc/jit/serialization/import.cpp (`obj_loader`) runs a class's `__setstate__`, in TorchScript, while it loads.
-- The same unpickler believes the number of elements that a pickle gives for a weight, and the offsets, sizes and strides of
-  tensors (`rebuildTensor`): they may reach beyond the bytes in the file, into the memory of the process.
+- The same unpickler believes the number of elements that a pickle gives for a weight (`BINPERSID`): it may reach beyond the
+  bytes in the file, into the memory of the process.
 - Operators of TorchScript open and write files (`aten::from_file`, `aten::save`), and call other machines (`prim::rpc_sync`).
 """
 
@@ -35,6 +35,8 @@ _ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8,
 }  # fmt: skip
+_MADE = {"torch._utils._rebuild_tensor_v2", "collections.OrderedDict", "torch.device", "builtins.complex"}
+_COMPILED = "__torch__.torch.classes."
 _LISTS = {"build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag"}
 
 
@@ -51,9 +53,10 @@ def audit(path: Path) -> None:
     if "model.json" in names:
         raise InvalidModel("the TorchScript file is of a torch before 1.0", hint=HINT)
     for name in names:
-        if name.endswith("pkl"):
-            folder = name.removesuffix(".pkl") if name in ("data.pkl", "constants.pkl") else None
-            _Reading(reader, folder).read(name)
+        if name in ("data.pkl", "constants.pkl"):  # inputs of a trace are not loaded
+            _Reading(reader, name.removesuffix(".pkl")).read(name)
+        elif name.startswith("code/") and name.endswith("pkl"):
+            _Reading(reader, None).read(name)
         elif name.startswith("code/"):
             _check_source(name, reader.get_record(name))
 
@@ -129,13 +132,6 @@ class _Object:
         pass
 
 
-class _Storage:
-    """Elements that a pickle says to be in a record."""
-
-    def __init__(self, elements: int):
-        self.elements = elements
-
-
 class _Kind:
     """A type of elements."""
 
@@ -172,13 +168,16 @@ class _Reading(pickle.Unpickler):
         if module == "torch.jit._pickle" and name in _LISTS:
             return lambda given, *_: given
         if self._folder is not None:
-            if full == "torch._utils._rebuild_tensor_v2":
-                return _check_tensor
-            if full in ("collections.OrderedDict", "torch.device", "builtins.complex"):
-                return lambda *_: None
+            if full in _MADE:
+                return _Object
             if module == "torch" and (size := _ITEM_BYTES.get(name.removesuffix("Storage"))):
                 return _Kind(size)
-            if full.startswith("__torch__.") and ".torch.classes." not in full:
+            if full.startswith(_COMPILED):
+                raise UnsafeModel(
+                    f"the TorchScript holds a {plain(full, 200)}, which is compiled code's; packed weights are",
+                    hint=UNQUANTIZED,
+                )
+            if full.startswith("__torch__."):
                 return _Object
         if full == "torch._utils._rebuild_qtensor" or (module == "torch" and name.startswith("Q")):
             raise UnsupportedFormat(f"the TorchScript is quantized: it holds {name}", hint=UNQUANTIZED)
@@ -187,7 +186,7 @@ class _Reading(pickle.Unpickler):
             hint=HINT,
         )
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _Object:
         """The elements of a record."""
         kind, element, key, _, elements = pid
         if kind != "storage" or not isinstance(element, _Kind) or type(elements) is not int:
@@ -200,23 +199,4 @@ class _Reading(pickle.Unpickler):
                 node=record,
                 hint="upload it again",
             )
-        return _Storage(elements)
-
-
-def _check_tensor(
-    storage: Any, offset: Any, sizes: Any, strides: Any, grad: Any = False, hooks: Any = None
-) -> _Object:
-    numbers = (offset, *sizes, *strides)
-    if (
-        not isinstance(storage, _Storage)
-        or len(sizes) != len(strides)
-        or any(type(n) is not int for n in numbers)
-    ):
-        raise ValueError("no tensor")
-    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    if min(numbers) < 0 or (0 not in sizes and last >= storage.elements):
-        raise UnsafeModel(
-            f"a tensor of the TorchScript with the shape {list(sizes)[:8]} reaches beyond its {storage.elements} elements",
-            hint="upload it again",
-        )
-    return _Object()
+        return _Object()

@@ -49,6 +49,11 @@ def load(path: Path) -> Script:
         # what torch.jit.load does, which keeps the functions to itself
         held = reading(library, str(path), torch.device("cpu"), {}, False)
         _check_functions(library)
+        if not held._has_method("forward"):
+            raise InvalidModel(
+                "the TorchScript has no `forward`",
+                hint="save a module that computes: torch.jit.script(model.eval())",
+            )
         module = as_module(held)
         module.eval()
     return Script(module, _graph(module))
@@ -68,6 +73,10 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="no signature found for", category=UserWarning)
+        # said of every example with a batch; conversions are tried with others
+        warnings.filterwarnings(
+            "ignore", message="Exporting a model to ONNX with a batch_size", category=UserWarning
+        )
         yield
 
 

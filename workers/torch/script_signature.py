@@ -48,17 +48,10 @@ def arguments(script: Script) -> list[Argument]:
     """The arguments of `forward` without `self`.
 
     Raises:
-        InvalidModel: there is no `forward`, or one argument must be given that is neither tensor nor number.
+        InvalidModel: there are none, or one must be given that is neither tensor nor number.
     """
-    try:
-        schema = script.module.forward.schema
-    except (AttributeError, RuntimeError) as error:
-        raise InvalidModel(
-            "the TorchScript has no `forward`",
-            hint="save a module that computes: torch.jit.script(model.eval())",
-        ) from error
     found = []
-    for argument in schema.arguments[1:]:
+    for argument in script.module.forward.schema.arguments[1:]:
         kind, optional = str(argument.type), bool(argument.has_default_value())
         if kind in _TENSORS or kind in _SCALARS:
             found.append(Argument(argument.name, kind, optional))
@@ -180,7 +173,10 @@ def _first_layers(script: Script) -> dict[str, Any]:
     names = [argument.name for argument in script.module.forward.schema.arguments]
     sources = {value.debugName(): name for value, name in zip(script.graph.inputs(), names, strict=True)}
     found: dict[str, Any] = {}
+    layers = []
     for node in nodes_of(script.graph):
+        if node.kind() in _LAYERS:
+            layers.append(node)
         inputs = list(node.inputs())
         place = 1 if node.kind() == "aten::embedding" else 0
         name = sources.get(inputs[place].debugName()) if len(inputs) > place else None
@@ -190,6 +186,8 @@ def _first_layers(script: Script) -> dict[str, Any]:
             sources.update({value.debugName(): name for value in node.outputs()})
         elif node.kind() in _LAYERS:
             found.setdefault(name, node)
+    if len(names) == 2 and layers:  # `self` and one more: all comes from that, by whatever way
+        found.setdefault(names[1], layers[0])
     return found
 
 

@@ -1,6 +1,5 @@
 """What is not taken yet is named for what it is, whatever it is called, and never loaded."""
 
-import json
 import pickle
 import warnings
 import zipfile
@@ -11,7 +10,7 @@ import pytest
 import torch
 from onnx import helper
 
-from app.errors import InvalidModel, UnsafeModel, UnsupportedFormat
+from app.errors import InvalidModel, SignatureMismatch, UnsafeModel, UnsupportedFormat
 from tests.workers.formats.uploads import graph_model, inspected, linear, tarred, tensor, value, zipped
 
 
@@ -37,39 +36,43 @@ def test_a_pickle_is_refused_unread(protocol: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zip_form", [True, False])
-def test_torch_weights_are_refused_as_pickles(zip_form: bool, tmp_path: Path) -> None:
-    file = tmp_path / "model.onnx"
-    torch.save(torch.nn.Linear(2, 3).state_dict(), file, _use_new_zipfile_serialization=zip_form)
-    with pytest.raises(UnsafeModel, match="pickle"):
+def test_a_pickled_network_is_refused_with_the_lines_that_export_it(zip_form: bool, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    torch.save(torch.nn.Linear(2, 3), file, _use_new_zipfile_serialization=zip_form)
+    with pytest.raises(UnsafeModel, match="pickle") as caught:
         inspected(file)
+    lines = str(caught.value.hint).split("`")[1::2][:3]
+    assert [line.partition(" ")[0] for line in lines] == ["import", "program", "torch.export.save(program,"]
+    given = {"model": torch.nn.Linear(2, 3), "example": torch.ones(1, 2)}
+    written = tmp_path / "exported"
+    written.mkdir()
+    exec("\n".join(lines).replace("model.pt2", str(written / "model.pt2")), given)
+    assert inspected(written / "model.pt2")["format"] == "torch-export"
 
 
-def test_torch_weights_inside_an_archive_are_named(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
+def test_a_pickled_network_inside_an_archive_is_named(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "w.pt")
     file = tarred(tmp_path / "a.tar.gz", [("net/w.pt", (tmp_path / "w.pt").read_bytes())], "w:gz")
     with pytest.raises(UnsafeModel, match="PyTorch pickle"):
         inspected(file)
 
 
-def test_torchscript_and_exported_programs_are_named(tmp_path: Path) -> None:
+def test_formats_of_pytorch_are_found_whatever_they_are_called(tmp_path: Path) -> None:
     net = torch.nn.Linear(2, 3).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's own deprecation
         torch.jit.save(torch.jit.trace(net, torch.ones(1, 2)), tmp_path / "script.onnx")
     torch.export.save(torch.export.export(net, (torch.ones(1, 2),)), tmp_path / "program.pt2")
-    for name, found in (("script.onnx", "TorchScript"), ("program.pt2", r"torch\.export program")):
-        with pytest.raises(UnsupportedFormat, match=found):
-            inspected(tmp_path / name)
-
-
-SAFETENSORS = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "program.pt2").rename(tmp_path / "program.pth")
+    assert inspected(tmp_path / "program.pth")["format"] == "torch-export"
+    with pytest.raises(SignatureMismatch, match="TorchScript"):
+        inspected(tmp_path / "script.onnx")
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (b"\x1c\x00\x00\x00TFL3" + bytes(100), "TensorFlow Lite"),
-        (len(SAFETENSORS).to_bytes(8, "little") + SAFETENSORS + bytes(4), "safetensors"),
         (b'{"ir_version": 8}', "text"),
         (b'<?xml version="1.0"?><net/>', "text"),
     ],
