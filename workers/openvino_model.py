@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper
 
 from app.errors import InvalidModel, UnsupportedOperator
 from workers.model_handle import ModelHandle
@@ -16,6 +18,7 @@ from workers.openvino_library import openvino
 ENTRY = "model.xml"
 WEIGHTS = "model.bin"
 FORMAT = "openvino"
+SINK = "/sink_port_0"  # what OpenVINO's frontends put behind the name of an output
 NUMPY = {
     "f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool", "i8": "int8", "i16": "int16",
     "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
@@ -39,6 +42,7 @@ def read(model: ModelHandle, stage: str) -> Model:
     proto = model.load_onnx(weights=False)
     with refused("converting the model to OpenVINO", stage=stage, model=proto):
         graph = openvino.convert_model(str(model.path))
+    keep_inputs(proto, graph)
     check_signature(proto, graph, stage)
     if any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
         keep_reduced_axes(graph)
@@ -59,6 +63,26 @@ def copy(model: ModelHandle, out: Path) -> None:
     """Copy an IR's two files into the folder `out`."""
     shutil.copyfile(model.path, out / ENTRY)
     shutil.copyfile(model.path.with_suffix(".bin"), out / WEIGHTS)
+
+
+def keep_inputs(proto: onnx.ModelProto, graph: Model) -> None:
+    """Give inputs back that the conversion took: one that nothing reads is dropped, one that is only passed on may be called
+    like the output. Whoever feeds the model would be refused."""
+    held = {tensor.name for tensor in proto.graph.initializer}
+    wanted = {value.name for value in proto.graph.input} - held
+    for port in graph.inputs:
+        own = wanted & port.get_names()
+        if name_of(port) not in wanted and len(own) == 1:
+            port.get_node().set_friendly_name(own.pop())
+    found = {name_of(port) for port in graph.inputs}
+    for value in proto.graph.input:
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        if value.name in held or value.name in found or kind.name not in NUMPY.values():
+            continue
+        dims = [dim.dim_value if dim.dim_value > 0 else -1 for dim in value.type.tensor_type.shape.dim]
+        unread = openvino.opset13.parameter(openvino.PartialShape(dims), kind, name=value.name)
+        unread.output(0).get_tensor().set_names({value.name})
+        graph.add_parameters([unread])
 
 
 def name_nodes(graph: Model, known: set[str]) -> None:
@@ -96,12 +120,20 @@ def keep_reduced_axes(graph: Model) -> None:
     graph.validate_nodes_and_infer_types()
 
 
+def name_of(port: Any) -> str:
+    """What an input or output of a graph is called: by its node, as tensors that became one share all their names.
+
+    A compiled network's ports cannot tell: its own merging of values renames even these nodes.
+    """
+    return str(port.get_node().get_friendly_name()).removesuffix(SINK)
+
+
 def described(port: Any) -> dict[str, Any]:
-    """An input or output as {name, dtype (numpy), shape}; a free dimension is None."""
+    """An input or output of a graph as {name, dtype (numpy), shape}; a free dimension is None."""
     shape = port.get_partial_shape()
     kind = port.get_element_type().to_string()
     return {
-        "name": port.get_any_name(),
+        "name": name_of(port),
         "dtype": NUMPY.get(kind, kind),
         "shape": []
         if shape.rank.is_dynamic
@@ -115,7 +147,11 @@ def signature(model: ModelHandle) -> dict[str, list[dict[str, Any]]]:
     Raises:
         InvalidModel: it cannot be read.
     """
-    graph = read(model, "describing")
+    return signature_of(read(model, "describing"))
+
+
+def signature_of(graph: Model) -> dict[str, list[dict[str, Any]]]:
+    """{inputs, outputs: [{name, dtype, shape}]} of a graph."""
     return {
         "inputs": [described(port) for port in graph.inputs],
         "outputs": [described(port) for port in graph.outputs],
@@ -132,15 +168,15 @@ def check_signature(proto: onnx.ModelProto, graph: Model, stage: str) -> None:
     constants = {tensor.name for tensor in proto.graph.initializer}
     given = [value.name for value in proto.graph.input if value.name not in constants]
     for side, wanted, ports in (
-        ("inputs", given, graph.inputs),
+        ("inputs", sorted(given), sorted(graph.inputs, key=name_of)),
         ("outputs", [value.name for value in proto.graph.output], graph.outputs),
     ):
-        found = [port.get_any_name() if port.get_names() else "" for port in ports]
+        found = [name_of(port) for port in ports]
         if found != wanted:
             raise InvalidModel(
                 f"OpenVINO's conversion has the {side} {', '.join(found)} instead of {', '.join(wanted)}",
                 stage=stage,
-                hint="an output that is an input itself is what it cannot keep: leave such outputs out of the export",
+                hint="choose an ONNX Runtime target, or export the model without what OpenVINO takes away",
             )
         for name, port in zip(wanted, ports, strict=True):
             kind = port.get_element_type().to_string()

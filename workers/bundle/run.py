@@ -50,12 +50,13 @@ def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
         "INFERENCE_PRECISION_HINT": params["inference_precision"].replace("auto", ""),
     }
     core = openvino.Core()
-    compiled = core.compile_model(
-        str(engine), "CPU", {name: value for name, value in properties.items() if value}
+    graph = core.read_model(str(engine))
+    compiled = core.compile_model(graph, "CPU", {name: value for name, value in properties.items() if value})
+    # names are taken from the graph: a compiled network's can be those of values inside, merged with its ends
+    inputs, outputs = (
+        [port.get_node().get_friendly_name().removesuffix("/sink_port_0") for port in ports]
+        for ports in (graph.inputs, graph.outputs)
     )
-    # a compiled network's own names can be those of values inside that it merged with its ends
-    signature = json.loads(engine.with_name("signature.json").read_text(encoding="utf-8"))
-    inputs, outputs = ([entry["name"] for entry in signature[side]] for side in ("inputs", "outputs"))
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
         found = compiled([feeds[name] for name in inputs])

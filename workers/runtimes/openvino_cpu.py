@@ -37,12 +37,11 @@ NEEDED = {  # for an inference precision: instruction sets, any of which makes i
 
 
 class LoadedOpenVino:
-    """A compiled network and one request, ready to run."""
+    """A compiled network and one request, ready to run; `signature` is its graph's, as its own names can be others."""
 
-    def __init__(self, compiled: Any):
+    def __init__(self, compiled: Any, signature: Mapping[str, Any]):
         self._request = compiled.create_infer_request()
-        self.inputs = [openvino_model.described(port) for port in compiled.inputs]
-        self.outputs = [openvino_model.described(port) for port in compiled.outputs]
+        self.inputs, self.outputs = list(signature["inputs"]), list(signature["outputs"])
         self._names = [entry["name"] for entry in self.outputs]
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
@@ -59,7 +58,7 @@ class LoadedOpenVino:
             results = self._request.infer(ordered, share_inputs=True, share_outputs=False)
         except OPENVINO_ERRORS as error:
             raise explain(error, "running the engine", stage="running") from error
-        return dict(zip(self._names, results.values(), strict=True))
+        return {name: results[index] for index, name in enumerate(self._names)}
 
     def _check(self, feeds: Feeds) -> None:
         """OpenVINO itself casts what has another type, and ignores what it does not know."""
@@ -119,11 +118,12 @@ class OpenVinoCpu:
         assert isinstance(params, OpenVinoCpuParams)
         core = openvino.Core()
         with refused("loading the engine with OpenVINO", stage="loading"):
+            graph = core.read_model(str(engine.path))
+            signature = openvino_model.signature_of(graph)
             if _blob_fits(engine, params):
                 blob = (engine.root / BLOB).read_bytes()
-                return LoadedOpenVino(core.import_model(blob, DEVICE, properties(params)))
-            graph = core.read_model(str(engine.path))
-        return LoadedOpenVino(_compile(core, graph, params, "loading"))
+                return LoadedOpenVino(core.import_model(blob, DEVICE, properties(params)), signature)
+        return LoadedOpenVino(_compile(core, graph, params, "loading"), signature)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
         """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}.
