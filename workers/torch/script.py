@@ -1,5 +1,6 @@
 """A TorchScript module that somebody uploaded, with the signature that they declared: run as it is, converted to ONNX."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,14 @@ from workers.model_handle import ModelHandle
 from workers.runtimes.base import Feeds
 from workers.torch.exported import dtypes
 from workers.torch.exporting import sizes_that_run
-from workers.torch.model import TorchModel, leaves, to_array, to_tensor
+from workers.torch.model import TorchModel, example_inputs, leaves, to_array, to_tensor
 from workers.torch.opened import fitting, with_outputs
 from workers.torch.script_audit import nodes_of
 from workers.torch.script_file import Script, as_module, quiet, sentence
 from workers.torch.script_signature import Argument, arguments, declared_inputs, does_not_run
 from workers.torch.script_to_onnx import script_to_onnx
 
+_KEY = re.compile(r"[\w .:/-]+")  # stays inside the quotes around it
 _TENSOR_ARGUMENTS = ("Tensor", "Optional[Tensor]")
 
 
@@ -34,8 +36,7 @@ class OpenedScript:
     def __init__(self, script: Script, declared: Mapping[str, Any]):
         taken = arguments(script)
         inputs = declared_inputs(script, taken, declared)
-        self._wrapped = _of_tensors(script, taken, inputs)
-        model = TorchModel(_Speaking(self._wrapped), inputs, ())
+        model = TorchModel(_Speaking(_of_tensors(script, taken, inputs)), inputs, ())
         _check_keeps_nothing(script)
         versions = _versions(script.module)
         try:
@@ -47,6 +48,8 @@ class OpenedScript:
             name for name, version in _versions(script.module).items() if versions[name] != version
         ]:
             raise _stateful(changed)
+        # the exporter does not take dictionaries apart
+        self._tuple = _of_tensors(script, taken, inputs, _keys(model, self._sizes))
         self.inputs = [dict(entry) for entry in inputs]
         self.outputs = [dict(entry) for entry in self._model.outputs]
         self.facts = _facts(script, taken)
@@ -69,7 +72,7 @@ class OpenedScript:
 
     def to_onnx(self, out: Any) -> ModelHandle:
         """By the exporter that keeps control flow. Raises as `script_to_onnx`."""
-        return script_to_onnx(replace(self._model, module=self._wrapped), self._sizes, out)
+        return script_to_onnx(replace(self._model, module=self._tuple), self._sizes, out)
 
     def to_torch(self) -> TorchModel:
         """There is none: torch compiled the layers away.
@@ -95,8 +98,21 @@ class _Speaking(torch.nn.Module):
             raise RuntimeError(sentence(error)) from error
 
 
-def _of_tensors(script: Script, taken: Sequence[Argument], inputs: Sequence[Mapping[str, Any]]) -> Any:
-    """A TorchScript module that takes the declared inputs by position, numbers as tensors without dimensions."""
+def _keys(model: TorchModel, sizes: Mapping[str, int]) -> list[str]:
+    """The keys of the dictionary that the module gives; none where it gives something else."""
+    with torch.inference_mode():
+        found = model.module(*example_inputs(model.inputs, dims=sizes))
+    keys = list(found) if isinstance(found, dict) else []
+    return keys if all(isinstance(key, str) and _KEY.fullmatch(key) for key in keys) else []
+
+
+def _of_tensors(
+    script: Script, taken: Sequence[Argument], inputs: Sequence[Mapping[str, Any]], keys: Sequence[str] = ()
+) -> Any:
+    """A TorchScript module that takes the declared inputs by position, numbers as tensors without dimensions.
+
+    With `keys` it gives what the network's dictionary holds there, in order.
+    """
     kinds = {argument.name: argument.kind for argument in taken}
     given, calls = [], []
     for number, entry in enumerate(inputs):
@@ -108,8 +124,11 @@ def _of_tensors(script: Script, taken: Sequence[Argument], inputs: Sequence[Mapp
     held = make("Declared", torch._C.CompilationUnit(), True)
     held._register_attribute("network", script.module._c._type(), script.module._c)
     wrapped = as_module(held)
+    found = ", ".join(f"found['{key}']" for key in keys) or "found"
     source = (
-        f"def forward({', '.join(['self', *given])}):\n    return self.network.forward({', '.join(calls)})\n"
+        f"def forward({', '.join(['self', *given])}):\n"
+        f"    found = self.network.forward({', '.join(calls)})\n"
+        f"    return {found}\n"
     )
     with quiet():
         wrapped.define(source)

@@ -192,9 +192,6 @@ def _first_layers(script: Script) -> dict[str, Any]:
 
 
 def _weight(layer: Any) -> torch.Tensor | None:
-    inputs = list(layer.inputs())
-    value = inputs[_LAYERS[layer.kind()]]
-    if layer.kind() in _SEQUENCES:
-        value = next(iter(value.node().inputs()), value)
-    held = value.toIValue()
-    return held if isinstance(held, torch.Tensor) else None
+    held = list(layer.inputs())[_LAYERS[layer.kind()]].toIValue()
+    first = held[0] if isinstance(held, list) and held else held
+    return first if isinstance(first, torch.Tensor) else None

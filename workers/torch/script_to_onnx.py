@@ -23,6 +23,7 @@ from workers.onnx_files import save_onnx
 from workers.torch.model import TorchModel, example_inputs
 from workers.torch.script_audit import nodes_of, place_of
 from workers.torch.script_file import quiet
+from workers.torch.script_graph import plain_module
 from workers.torch.to_onnx import STAGE, declare, strip
 
 _OPERATOR = re.compile(r"operator '?([\w:]+)")
@@ -63,9 +64,10 @@ def _export(model: TorchModel, sizes: Mapping[str, int], path: Path) -> None:
         }
         for entry in entries
     }
-    with _explained(model.module), quiet():
+    module = _plain(model)
+    with _explained(module), quiet():
         torch.onnx.export(
-            model.module,
+            module,
             example_inputs(model.inputs, dims=sizes),
             str(path),
             dynamo=False,
@@ -74,6 +76,13 @@ def _export(model: TorchModel, sizes: Mapping[str, int], path: Path) -> None:
             output_names=[entry["name"] for entry in model.outputs],
             dynamic_axes={name: axes for name, axes in free.items() if axes},
         )
+
+
+def _plain(model: TorchModel) -> Any:
+    try:
+        return plain_module(model.module, [len(entry["shape"]) for entry in model.inputs])
+    except RuntimeError:
+        return model.module  # as it is: it has interfaces, whose calls cannot be inlined
 
 
 @contextmanager
