@@ -275,7 +275,8 @@ def _with_outputs(model: Any, inputs: tuple[dict[str, Any], ...]) -> TorchModel:
                 found = model(**dict(zip(names, args, strict=True)), return_dict=True)
         except Exception as error:  # a model may raise anything
             raise InvalidModel(
-                f"the model does not run on {', '.join(names)}: {_sentence(error)}", hint=_OTHERWISE
+                f"a model of the type {model.config.model_type!r} does not run on {', '.join(names)} alone: {_sentence(error)}",
+                hint=_OTHERWISE,
             ) from error
         runs.append((dims, {name: one for name, one in found.items() if isinstance(one, torch.Tensor)}))
     (first_dims, first), (second_dims, second) = runs
