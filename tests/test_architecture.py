@@ -142,11 +142,21 @@ def test_every_function_that_others_may_call_says_what_it_does() -> None:
     assert silent == []
 
 
+def _is_operator(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether it is what an operator of a standard does, by its name: `@operator("Add")`, `@layer("Conv")`. The standard describes it."""
+    return any(
+        isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id in ("operator", "layer")
+        for one in node.decorator_list
+    )
+
+
 def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
     for node in tree.body:
-        if isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-        ) and not node.name.startswith("_"):
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and not node.name.startswith("_")
+            and not _is_operator(node)
+        ):
             yield node
 
 
