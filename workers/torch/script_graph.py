@@ -14,33 +14,62 @@ _FAST = {
     "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention", "aten::_nested_tensor_from_mask",
 }  # fmt: skip
 _CONDITIONS = {"aten::__not__", "aten::gt", "aten::__and__", "aten::Bool"}
+# the same for all inputs of the declared ranks: how many dimensions a value has, and whether two are one
+_SETTLED = {"aten::dim", "aten::__is__", "aten::__isnot__"}
+_MOST_ROUNDS = 50
 
 
-def plain_module(module: Any, ranks: Sequence[int]) -> Any:
+def plain_module(module: Any, examples: Sequence[Sequence[torch.Tensor]]) -> Any:
     """A copy with all calls inlined, whose weights stay parameters, without fast paths, and without dictionaries of values.
 
-    `ranks` are the dimensions of its inputs: what branches on them is decided.
+    `examples` are inputs of different sizes with which it runs: what branches on their ranks is decided.
 
     Raises:
-        RuntimeError: torch cannot inline it.
+        RuntimeError: torch cannot inline it, or it does not run.
     """
     held = as_module(torch._C._freeze_module(module._c, preserveParameters=True))
     graph = held.graph
-    _decide_ranks(graph, ranks)
     _leave_fast_paths(graph)
     _look_up(graph)
-    torch._C._jit_pass_constant_propagation(graph)
-    torch._C._jit_pass_dce(graph)
+    for _ in range(_MOST_ROUNDS):  # what is decided brings inner branches out
+        torch._C._jit_pass_constant_propagation(graph)
+        torch._C._jit_pass_dce(graph)
+        if not _settle(graph, held, examples):
+            break
     return held
 
 
-def _decide_ranks(graph: Any, ranks: Sequence[int]) -> None:
-    known = {value.debugName(): rank for value, rank in zip(list(graph.inputs())[1:], ranks, strict=True)}
-    for node in list(nodes_of(graph)):
-        if node.kind() == "aten::dim" and (rank := known.get(node.inputsAt(0).debugName())) is not None:
-            graph.setInsertPoint(node)
-            node.output().replaceAllUsesWith(graph.insertConstant(rank))
-    graph.setInsertPoint(graph.return_node())
+def _settle(graph: Any, held: Any, examples: Sequence[Sequence[torch.Tensor]]) -> bool:
+    """Put what runs agree on for a rank or an identity in its place; whether one was found outside of branches and loops."""
+    nodes = list(graph.nodes())
+    places = [place for place, node in enumerate(nodes) if node.kind() in _SETTLED or _shapes_layers(node)]
+    found = {place: {_value(graph, place, held, example) for example in examples} for place in places}
+    agreed = {place: values.pop() for place, values in found.items() if len(values) == 1}
+    for place, value in agreed.items():
+        graph.setInsertPoint(nodes[place])
+        nodes[place].output().replaceAllUsesWith(graph.insertConstant(value))
+    graph.setInsertPoint(graph.return_node())  # the nodes may go, and torch does not survive that
+    return bool(agreed)
+
+
+def _shapes_layers(node: Any) -> bool:
+    """Whether it is the size that the attention of torch's own layers splits its projections by: one that is fixed."""
+    if node.kind() != "aten::size" or str(node.output().type()) != "int":
+        return False
+    lists = [use.user for use in node.output().uses() if use.user.kind() == "prim::ListConstruct"]
+    return any(use.user.kind() == "aten::unflatten" for made in lists for use in made.output().uses())
+
+
+def _value(graph: Any, place: int, held: Any, example: Sequence[torch.Tensor]) -> Any:
+    """What the node at a place gives in a run."""
+    watched = graph.copy()
+    output = list(watched.nodes())[place].output()
+    for _ in list(watched.outputs()):
+        watched.eraseOutput(0)
+    watched.registerOutput(output)
+    make: Any = torch._C._create_function_from_graph
+    with torch.inference_mode():
+        return make("watched", watched)(held._c, *example)
 
 
 def _leave_fast_paths(graph: Any) -> None:
@@ -52,7 +81,7 @@ def _leave_fast_paths(graph: Any) -> None:
         if any(makes):
             graph.setInsertPoint(node)
             node.replaceInput(0, graph.insertConstant(not makes[0]))
-    graph.setInsertPoint(graph.return_node())  # the others may go, and torch does not survive that
+    graph.setInsertPoint(graph.return_node())
 
 
 def _asks_for_text(node: Any) -> bool:

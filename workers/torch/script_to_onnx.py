@@ -5,7 +5,7 @@ It is deprecated (https://docs.pytorch.org/docs/stable/onnx_torchscript.html), a
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,13 @@ def _export(model: TorchModel, sizes: Mapping[str, int], path: Path) -> None:
         }
         for entry in entries
     }
-    module = _plain(model)
+    example = example_inputs(model.inputs, dims=sizes)
+    other = example_inputs(model.inputs, dims={name: 2 * size for name, size in sizes.items()})
+    module = _plain(model.module, [example, other])
     with _explained(module), quiet():
         torch.onnx.export(
             module,
-            example_inputs(model.inputs, dims=sizes),
+            example,
             str(path),
             dynamo=False,
             opset_version=OPSET,
@@ -78,11 +80,11 @@ def _export(model: TorchModel, sizes: Mapping[str, int], path: Path) -> None:
         )
 
 
-def _plain(model: TorchModel) -> Any:
+def _plain(module: Any, examples: Sequence[Sequence[torch.Tensor]]) -> Any:
     try:
-        return plain_module(model.module, [len(entry["shape"]) for entry in model.inputs])
+        return plain_module(module, examples)
     except RuntimeError:
-        return model.module  # as it is: it has interfaces, whose calls cannot be inlined
+        return module  # as it is: it has interfaces, whose calls cannot be inlined, or runs at one size alone
 
 
 @contextmanager
