@@ -157,7 +157,7 @@ def test_a_worker_refuses_to_start_without_walls(
     from workers import worker
 
     found = {"runtimes": {}, "failed": {}, "hardware": {}, "sandbox": {"network": "namespace", "files": None}}
-    monkeypatch.setattr(worker, "probe", lambda: found)
+    monkeypatch.setattr(worker, "probe", lambda names: found)
     monkeypatch.setenv("BURNISH_REQUIRE_SANDBOX", "true")
     from app.config import get_settings
 
