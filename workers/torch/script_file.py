@@ -73,6 +73,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="no signature found for", category=UserWarning)
+        warnings.filterwarnings("ignore", message="ONNX Preprocess - Removing mutation", category=UserWarning)
         warnings.filterwarnings("ignore", message="Constant folding - Only steps=1", category=UserWarning)
         # said of every example with a batch; conversions are tried with others
         warnings.filterwarnings(

@@ -15,7 +15,7 @@ _FAST = {
 }  # fmt: skip
 _CONDITIONS = {"aten::__not__", "aten::gt", "aten::__and__", "aten::Bool"}
 # the same for all inputs of the declared ranks: how many dimensions a value has, and whether two are one
-_SETTLED = {"aten::dim", "aten::__is__", "aten::__isnot__"}
+_SETTLED = {"aten::dim", "aten::__is__", "aten::__isnot__", "prim::is_nested"}
 _MOST_ROUNDS = 50
 
 
@@ -36,15 +36,46 @@ def plain_module(module: Any, examples: Sequence[Sequence[torch.Tensor]]) -> Any
         torch._C._jit_pass_dce(graph)
         if not _settle(graph, held, examples):
             break
+    _spell_out_unflatten(graph, held, examples[0])
     return held
+
+
+def _spell_out_unflatten(graph: Any, held: Any, example: Sequence[torch.Tensor]) -> None:
+    """Write splits of the last dimension as views: of those the exporter knows the rank."""
+    nodes = list(graph.nodes())
+    places = [place for place, node in enumerate(nodes) if node.kind() == "aten::unflatten"]
+    for place, found in _values(graph, places, held, example).items():
+        node = nodes[place]
+        value, axis, sizes = node.inputsAt(0), node.inputsAt(1).toIValue(), node.inputsAt(2).toIValue()
+        if sizes is None or axis != -1:
+            continue
+        graph.setInsertPoint(node)
+        kept = [
+            _insert(graph, "aten::size", [value, graph.insertConstant(axis)], torch._C.IntType.get())
+            for axis in range(found.dim() - len(sizes))
+        ]
+        shape = [*kept, *map(graph.insertConstant, sizes)]
+        listed = _insert(graph, "prim::ListConstruct", shape, torch._C.ListType.ofInts())
+        viewed = _insert(graph, "aten::view", [value, listed], torch._C.TensorType.get())
+        node.output().replaceAllUsesWith(viewed)
+    graph.setInsertPoint(graph.return_node())
+    torch._C._jit_pass_dce(graph)
+
+
+def _insert(graph: Any, kind: str, inputs: Sequence[Any], output: Any) -> Any:
+    node = graph.insertNode(graph.create(kind, list(inputs), 1))
+    node.output().setType(output)
+    return node.output()
 
 
 def _settle(graph: Any, held: Any, examples: Sequence[Sequence[torch.Tensor]]) -> bool:
     """Put what runs agree on for a rank or an identity in its place; whether one was found outside of branches and loops."""
     nodes = list(graph.nodes())
     places = [place for place, node in enumerate(nodes) if node.kind() in _SETTLED or _shapes_layers(node)]
-    found = {place: {_value(graph, place, held, example) for example in examples} for place in places}
-    agreed = {place: values.pop() for place, values in found.items() if len(values) == 1}
+    first, *others = (_values(graph, places, held, example) for example in examples)
+    agreed = {
+        place: value for place, value in first.items() if all(value == other[place] for other in others)
+    }
     for place, value in agreed.items():
         graph.setInsertPoint(nodes[place])
         nodes[place].output().replaceAllUsesWith(graph.insertConstant(value))
@@ -60,16 +91,26 @@ def _shapes_layers(node: Any) -> bool:
     return any(use.user.kind() == "aten::unflatten" for made in lists for use in made.output().uses())
 
 
-def _value(graph: Any, place: int, held: Any, example: Sequence[torch.Tensor]) -> Any:
-    """What the node at a place gives in a run."""
-    watched = graph.copy()
-    output = list(watched.nodes())[place].output()
-    for _ in list(watched.outputs()):
-        watched.eraseOutput(0)
-    watched.registerOutput(output)
+def _values(graph: Any, places: Sequence[int], held: Any, example: Sequence[torch.Tensor]) -> dict[int, Any]:
+    """What the nodes at some places give in a run; those of a type run together."""
+    by_type: dict[str, list[int]] = {}
+    nodes = list(graph.nodes())
+    for place in places:
+        by_type.setdefault(str(nodes[place].output().type()), []).append(place)
+    found: dict[int, Any] = {}
     make: Any = torch._C._create_function_from_graph
-    with torch.inference_mode():
-        return make("watched", watched)(held._c, *example)
+    for alike in by_type.values():
+        watched = graph.copy()
+        inner = list(watched.nodes())
+        outputs = [inner[place].output() for place in alike]
+        for _ in list(watched.outputs()):
+            watched.eraseOutput(0)
+        watched.setInsertPoint(watched.return_node())
+        kind = torch._C.ListType(outputs[0].type())
+        watched.registerOutput(_insert(watched, "prim::ListConstruct", outputs, kind))
+        with torch.inference_mode():
+            found |= zip(alike, make("watched", watched)(held._c, *example), strict=True)
+    return found
 
 
 def _leave_fast_paths(graph: Any) -> None:
