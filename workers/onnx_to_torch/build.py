@@ -44,7 +44,7 @@ class Builder:
         self.graph = fx.Graph()
         self._proto = proto
         self._outer = outer
-        self._scope = f"{outer._scope}{proto.name}/" if outer else ""
+        self._scope: str = f"{outer._scope}{proto.name}/" if outer else ""
         self._values: dict[str, fx.Node] = {}
         self._constants: dict[str, Constant] = {}
         self._parts: dict[str, nn.Module | Tensor] = {}
@@ -58,6 +58,10 @@ class Builder:
                 self._readers.setdefault(name, []).append(node)
         for tensor in proto.initializer:
             self._constants[tensor.name] = model.constant(tensor_from(tensor), tensor.name, self._scope)
+        for entry, node in self._nodes:
+            if node.kind == "Constant":
+                name = node.outputs[0]
+                self._constants[name] = model.constant(constant_node(entry), name, self._scope)
         self.inputs = [value.name for value in proto.input if outer or value.name not in self._constants]
         for name in (*self.inputs, *captured):
             self._values[name] = self.graph.placeholder(_identifier(name))
@@ -65,10 +69,10 @@ class Builder:
 
     def run(self) -> fx.GraphModule:
         """Walk, and put the module together."""
-        for proto, node in self._nodes:
+        for _, node in self._nodes:
             self._current = node
             if not self._done.issuperset(name for name in node.outputs if name) or not node.outputs:
-                self._convert(proto, node)
+                self._convert(node)
         self._current = None
         found = [self.value(name) for name in self.output_names]
         if not self._outer:
@@ -195,16 +199,15 @@ class Builder:
         for proto in protos:
             written = {value.name for value in proto.input} | {tensor.name for tensor in proto.initializer}
             for name in sorted(_reads(proto)):
-                if name and name not in written and self.constant(name) is None and self._reachable(name):
+                if name and name not in written and self.constant(name) is None and name in self._values:
                     captured[name] = None
         names = list(captured)
         return [Builder(proto, self.model, self, names).run() for proto in protos], names
 
     # the walk
 
-    def _convert(self, proto: onnx.NodeProto, node: Node) -> None:
-        if node.kind == "Constant" and (tensor := constant_node(proto)) is not None:
-            self._constants[node.outputs[0]] = self.model.constant(tensor, node.outputs[0], self._scope)
+    def _convert(self, node: Node) -> None:
+        if node.kind == "Constant":
             return
         if node.kind == "Identity":
             self._rename(node)
@@ -251,20 +254,36 @@ class Builder:
         ):
             return False
         weights = [(n, c) for n, c in zip(node.inputs, given, strict=True) if c is not None and c.weight]
-        if weights and (node.kind not in _STRUCTURE or not all(self.alone(name) for name, _ in weights)):
+        if weights and (node.kind not in _STRUCTURE or not all(self._movable(name) for name, _ in weights)):
             return False
         found = self._computed(spec, node, [c.value if c else None for c in given])
         size = sum(value.numel() for value in found if isinstance(value, Tensor))
         if size > MOST_FOLDED + sum(c.tensor.numel() for c in given if c):
             return False
-        for name, value in zip(node.outputs, found, strict=False):
+        made = self._expression(node, given) if weights else ""
+        for index, (name, value) in enumerate(zip(node.outputs, found, strict=False)):
             if name:
-                self._constants[name] = Constant(
-                    known(value) if isinstance(value, Tensor) else value,
-                    bool(weights),
-                    f"{self._scope}{name}",
-                )
+                key = f"{made}[{index}]" if weights else f"{self._scope}{name}"
+                value = known(value) if isinstance(value, Tensor) else value
+                self._constants[name] = Constant(value, bool(weights), key)
         return True
+
+    def _expression(self, node: Node, given: Sequence[Constant | None]) -> str:
+        """The same for nodes that make the same of the same weights."""
+        parts = [str(c.key if c.weight else sizes(c.value)) if c else "" for c in given]
+        return f"{node.kind}{sorted(node.attributes.items())}({', '.join(parts)})"
+
+    def _movable(self, name: str) -> bool:
+        """Whether a weight may be stored as a node leaves it: the node alone reads it, or slices alone do.
+
+        Equal slices stay one parameter (`_expression`); of others that overlap, each trains what it took.
+        """
+        if self.alone(name):
+            return True
+        if self.model.readers(name) != {"Slice"}:
+            return False
+        indices = [part for node in self._readers.get(name, []) for part in node.inputs[1:] if part]
+        return all(self.constant(part) is not None for part in indices)
 
     def _computed(self, spec: Operator, node: Node, given: list[Any]) -> Sequence[Any]:
         special = {"opset": node.opset, "outputs": node.read_outputs, "like": torch.empty(0)}
@@ -293,9 +312,6 @@ class Builder:
         if self._current is not None:
             node.meta["onnx_node"] = self._current.name
         return node
-
-    def _reachable(self, name: str) -> bool:
-        return name in self._values
 
 
 def _has_to_stay(node: fx.Node) -> bool:

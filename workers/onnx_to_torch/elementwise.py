@@ -236,8 +236,8 @@ def clip(
     low: Value | None = None,
     high: Value | None = None,
     *,
-    min: float | None = None,  # noqa: A002 - the attribute's name before opset 11
-    max: float | None = None,  # noqa: A002
+    min: float | None = None,
+    max: float | None = None,
 ) -> Value:
     """Below `low` is `low`, and above `high` is `high`, which wins where they cross."""
     if isinstance(x, Numbers):

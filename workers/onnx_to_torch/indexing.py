@@ -118,7 +118,7 @@ def top_k(
     *,
     axis: int = -1,
     largest: int = 1,
-    sorted: int = 1,  # noqa: A002 - the attribute's name
+    sorted: int = 1,
     k: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Of equal values the first ones: a stable sort finds these."""
@@ -167,7 +167,7 @@ def unique(
     x: Tensor,
     *,
     axis: int | None = None,
-    sorted: int = 1,  # noqa: A002 - the attribute's name
+    sorted: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The values, where each stood first, which one each element is, and how often; unsorted means in that first order."""
     flat = x.reshape(-1) if axis is None else x

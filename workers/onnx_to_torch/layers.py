@@ -126,9 +126,13 @@ def matmul(node: Node, build: Builder) -> Made:
         return None
     name, turned = node.inputs[1], False
     producer = build.producer(name)
-    if producer is not None and producer.kind == "Transpose" and build.constant(name) is None:
-        if producer.attributes.get("perm", (1, 0)) == (1, 0):
-            name, turned = producer.inputs[0], True
+    swaps = (
+        producer is not None
+        and producer.kind == "Transpose"
+        and producer.attributes.get("perm", (1, 0)) == (1, 0)
+    )
+    if swaps and producer is not None and build.constant(name) is None:
+        name, turned = producer.inputs[0], True
     weight = _linear_weight(name, build, turned)
     if weight is None:
         return None

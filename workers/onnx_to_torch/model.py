@@ -105,6 +105,10 @@ class Model:
         """How often a value is read, as an output of its graph too."""
         return self._reads[self.source(name)]
 
+    def readers(self, name: str) -> set[str]:
+        """The operators that read a value; `output` where it is one."""
+        return self._readers.get(self.source(name), set())
+
     def rank(self, name: str) -> int | None:
         """How many dimensions a value has, where shape inference can tell."""
         return self._ranks.get(name)
@@ -124,7 +128,7 @@ class Model:
 
     def constant(self, tensor: Tensor, name: str, scope: str) -> Constant:
         """An initializer or constant node: a weight where it is floating, several elements, and no mask."""
-        readers = self._readers.get(self.source(name), set())
+        readers = self.readers(name)
         weight = (
             tensor.is_floating_point()
             and tensor.numel() > 1
@@ -151,15 +155,13 @@ def attribute_of(entry: onnx.AttributeProto) -> Any:
     return value
 
 
-def constant_node(proto: onnx.NodeProto) -> Tensor | None:
-    """The value of a `Constant` node that holds numbers."""
-    for entry in proto.attribute:
-        if entry.name == "value":
-            return tensor_from(entry.t)
-        if entry.name in ("value_float", "value_floats", "value_int", "value_ints"):
-            kind = torch.float32 if "float" in entry.name else torch.int64
-            return torch.tensor(onnx.helper.get_attribute_value(entry), dtype=kind)
-    return None
+def constant_node(proto: onnx.NodeProto) -> Tensor:
+    """The value of a `Constant` node, which holds numbers."""
+    entry = proto.attribute[0]
+    if entry.name == "value":
+        return tensor_from(entry.t)
+    kind = torch.float32 if "float" in entry.name else torch.int64
+    return torch.tensor(onnx.helper.get_attribute_value(entry), dtype=kind)
 
 
 def _renamed(proto: onnx.ModelProto) -> dict[str, str]:

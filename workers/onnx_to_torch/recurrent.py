@@ -31,13 +31,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float | None, float | None], Tensor]] 
 class Gates:
     """What an operator's attributes say of its gates: activations and clipping, one direction's."""
 
-    def __init__(self, settings: dict[str, Any], defaults: tuple[str, ...], direction: int):
-        count, first = len(defaults), len(defaults) * direction
-        named = settings.get("activations") or defaults * (direction + 1)
+    def __init__(self, settings: tuple[Any, Any, Any, float | None], usual: tuple[str, ...], direction: int):
+        activations, alpha, beta, self._clip = settings
+        count, first = len(usual), len(usual) * direction
+        named = activations or usual * (direction + 1)
         self._names = [name.lower() for name in named[first : first + count]]
-        self._alpha = (settings.get("activation_alpha") or ())[first : first + count]
-        self._beta = (settings.get("activation_beta") or ())[first : first + count]
-        self._clip = settings.get("clip")
+        self._alpha = (alpha or ())[first : first + count]
+        self._beta = (beta or ())[first : first + count]
 
     def __call__(self, place: int, x: Tensor) -> Tensor:
         if self._clip is not None:
@@ -75,12 +75,10 @@ def lstm(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Gates i, o, f, c. Returns Y, Y_h, Y_c."""
-    settings = dict(
-        activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip
-    )
+    gates = (activations, activation_alpha, activation_beta, clip)
 
     def step_of(place: int) -> Step:
-        gate = Gates(settings, ("Sigmoid", "Tanh", "Tanh"), place)
+        gate = Gates(gates, ("Sigmoid", "Tanh", "Tanh"), place)
         size = r.shape[-1]
         p = x.new_zeros(3, size) if peepholes is None else peepholes[place].reshape(3, size)
         biases = None if b is None else b[place][: 4 * size] + b[place][4 * size :]
@@ -117,12 +115,10 @@ def gru(
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:
     """Gates z, r, h. Returns Y, Y_h."""
-    settings = dict(
-        activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip
-    )
+    gates = (activations, activation_alpha, activation_beta, clip)
 
     def step_of(place: int) -> Step:
-        gate = Gates(settings, ("Sigmoid", "Tanh"), place)
+        gate = Gates(gates, ("Sigmoid", "Tanh"), place)
         size = r.shape[-1]
         biases = x.new_zeros(6 * size) if b is None else b[place]
         of_x, of_h = biases[: 3 * size], biases[3 * size :]
@@ -162,12 +158,10 @@ def rnn(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Returns Y, Y_h."""
-    settings = dict(
-        activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip
-    )
+    gates = (activations, activation_alpha, activation_beta, clip)
 
     def step_of(place: int) -> Step:
-        gate = Gates(settings, ("Tanh",), place)
+        gate = Gates(gates, ("Tanh",), place)
         size = r.shape[-1]
         biases = None if b is None else b[place][:size] + b[place][size:]
 

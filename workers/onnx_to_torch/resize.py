@@ -110,9 +110,9 @@ def _times(size: Any, scale: Any) -> Any:
 
 def _quick(x: Tensor, scales: Any, lengths: Any, mode: str, coordinates: str, nearest: str) -> Tensor | None:
     """PyTorch's own where it is the same: whole scales or given sizes, of the dimensions behind the channels."""
-    if x.ndim not in _SMOOTH or scales[0] is not None or scales[1] is not None or not x.is_floating_point():
-        if not (x.ndim in _SMOOTH and _unchanged(x, lengths) and x.is_floating_point()):
-            return None
+    outer = all(scale is None for scale in scales[:2]) or _unchanged(x, lengths)
+    if x.ndim not in _SMOOTH or not x.is_floating_point() or not outer:
+        return None
     spatial = scales[2:]
     if not all(
         scale is None or _whole(scale, size, length)

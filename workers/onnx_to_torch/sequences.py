@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workers.onnx_to_torch.registry import operator
-from workers.onnx_to_torch.values import Ints, Numbers, Value, sizes, tensor_of
+from workers.onnx_to_torch.values import Ints, Numbers, Value, shape_of, sizes, tensor_of
 
 
 @operator("SequenceConstruct", folds=False)
@@ -50,8 +50,7 @@ def split_to_sequence(
 ) -> list[Tensor]:
     if parts is None:
         return list(torch.split(x, 1, axis)) if keepdims else list(torch.unbind(x, axis))
-    one = isinstance(parts, Numbers) and not parts.rank or isinstance(parts, Tensor) and not parts.ndim
-    lengths = sizes(parts)
+    one, lengths = not shape_of(parts), sizes(parts)
     return list(torch.split(x, lengths[0] if one else list(lengths), axis))
 
 

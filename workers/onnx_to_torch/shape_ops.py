@@ -18,6 +18,8 @@ from workers.onnx_to_torch.values import (
     tensor_of,
 )
 
+ENDLESS = 2**29  # exporters write such an end where they mean that of the dimension
+
 
 @operator("Shape")
 def shape(x: Value, *, start: int = 0, end: int | None = None) -> Numbers:
@@ -146,7 +148,7 @@ def _sliced(x: Value, start: int, stop: int, dim: int, step: int) -> Value:
     if step > 0:
         dim %= x.ndim
         place: list[Any] = [slice(None)] * x.ndim
-        place[dim] = slice(start, stop if type(stop) is not int or stop < 2**31 - 1 else None, step)
+        place[dim] = slice(start, None if type(stop) is int and stop >= ENDLESS else stop, step)
         return x[tuple(place)]
     chosen = range(*_range(start, stop, step).indices(x.shape[dim]))
     return x.index_select(dim, torch.tensor(list(chosen), dtype=torch.int64, device=x.device))
@@ -154,15 +156,15 @@ def _sliced(x: Value, start: int, stop: int, dim: int, step: int) -> Value:
 
 def _range(start: int, stop: int, step: int) -> slice:
     """A stop before the beginning, as exporters write it with a negative step, is none."""
-    return slice(start, None if step < 0 and type(stop) is int and stop <= -(2**31) + 1 else stop, step)
+    return slice(start, None if step < 0 and type(stop) is int and stop <= -ENDLESS else stop, step)
 
 
 @operator("Expand")
 def expand(x: Value, dims: Ints) -> Value:
     """Both ways: a 1 in `dims` keeps what is there."""
-    if isinstance(x, Numbers) and len(x.values) == 1 and len(dims) == 1 and type(dims[0]) is int:
-        if 0 < dims[0] <= MOST_NUMBERS:
-            return Numbers(x.values * dims[0], 1, x.dtype)
+    short = len(dims) == 1 and type(dims[0]) is int and 0 < dims[0] <= MOST_NUMBERS
+    if isinstance(x, Numbers) and len(x.values) == 1 and short:
+        return Numbers(x.values * dims[0], 1, x.dtype)
     x = tensor_of(x)
     missing = len(dims) - x.ndim
     wanted = [1] * -missing + list(dims)
