@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--concurrency", type=int, default=2, help="how many jobs at a time")
     probe = purposes.add_parser("probe", help="print what this machine can do")
     probe.add_argument("--runtime", help="try one runtime alone, in this process")
-    probe.add_argument("--runtimes", default=",".join(RUNTIMES), help="a,b: try these, each in a process of its own")
+    probe.add_argument(
+        "--runtimes", default=",".join(RUNTIMES), help="a,b: try these, each in a process of its own"
+    )
     coverage = purposes.add_parser("coverage", help="print what of a model a runtime can run")
     coverage.add_argument("runtime")
     coverage.add_argument("model", type=Path)

@@ -5,7 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-UPLOAD_NAMES = {"model": "model.onnx", "dataset": "data.npz"}  # under which an upload is laid out for inspection
+UPLOAD_NAMES = {
+    "model": "model.onnx",
+    "dataset": "data.npz",
+}  # under which an upload is laid out for inspection
 
 
 class SubjectFiles(BaseModel):

@@ -14,7 +14,17 @@ _OOM_SCORE = 500  # of 1000: the kernel takes the child before the worker
 _OPEN_FILES = 4096
 _MEMORY_SHARE = 0.8
 
-_KEPT_NAMES = {"PATH", "LANG", "LANGUAGE", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "TERM", "CXX"}
+_KEPT_NAMES = {
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "TERM",
+    "CXX",
+}
 _KEPT_PREFIXES = ("LC_", "PYTHON", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "MALLOC_")
 
 
