@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 import torch
 from torch.onnx._constants import ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET as OPSET
-from torch.onnx.errors import OnnxExporterError, UnsupportedOperatorError
+from torch.onnx.errors import UnsupportedOperatorError
 
-from app.errors import UnsupportedOperator
+from app.errors import BurnishError, UnsupportedOperator
 from app.text import plain
 from workers.formats.onnx import check
 from workers.model_handle import ModelHandle
@@ -67,6 +67,8 @@ def _export(model: TorchModel, sizes: Mapping[str, int], path: Path) -> None:
     example = example_inputs(model.inputs, dims=sizes)
     other = example_inputs(model.inputs, dims={name: 2 * size for name, size in sizes.items()})
     module = _plain(model.module, [example, other])
+    # where it fails it prints the graph, whatever it is told
+    torch._C._jit_set_onnx_log_output_stream("stderr")
     with _explained(module), quiet():
         torch.onnx.export(
             module,
@@ -100,15 +102,9 @@ def _explained(module: Any) -> Iterator[None]:
             node=_place(module, operator),
             hint=_HINT,
         ) from error
-    except (
-        OnnxExporterError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-    ) as error:
+    except (BurnishError, MemoryError):
+        raise
+    except Exception as error:  # the exporter's functions may raise anything
         raise UnsupportedOperator(
             f"the TorchScript cannot be written as ONNX: {type(error).__name__}: {_first_line(error)}",
             stage=STAGE,
