@@ -94,11 +94,11 @@ def ceil(x: Value) -> Value:
 
 
 def _float_floor(value: Any) -> Any:
-    return torch.sym_float(math.floor(value))
+    return torch.sym_float(math.floor(value))  # type: ignore[no-untyped-call]
 
 
 def _float_ceil(value: Any) -> Any:
-    return torch.sym_float(math.ceil(value))
+    return torch.sym_float(math.ceil(value))  # type: ignore[no-untyped-call]
 
 
 @operator("Sqrt")

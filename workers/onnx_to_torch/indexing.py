@@ -7,7 +7,7 @@ from torch import Tensor
 
 from workers.onnx_to_torch.registry import operator
 from workers.onnx_to_torch.types import torch_type
-from workers.onnx_to_torch.values import Ints, Numbers, Value, tensor_of
+from workers.onnx_to_torch.values import Ints, Numbers, Value, device_of, tensor_of
 
 
 def _wrapped(indices: Tensor, length: int) -> Tensor:
@@ -22,11 +22,12 @@ def gather(x: Value, indices: Value, *, axis: int = 0) -> Value:
             return Numbers(tuple(x.values[i] for i in indices.values), indices.rank, x.dtype)
         if indices.rank == 0:
             return x.select(axis, indices.values[0])
-    x, places = tensor_of(x), tensor_of(indices, x.device if isinstance(x, Tensor) else None)
-    axis %= x.ndim
-    flat = _wrapped(places, x.shape[axis]).reshape(-1)
-    found = x.index_select(axis, flat)
-    return found.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    data: Tensor = tensor_of(x, device_of((x, indices)))
+    places: Tensor = tensor_of(indices, data.device)
+    axis %= data.ndim
+    flat = _wrapped(places, data.shape[axis]).reshape(-1)
+    found = data.index_select(axis, flat)
+    return found.reshape(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :])
 
 
 def from_the_start(indices: Tensor, rows: int) -> Tensor:

@@ -186,7 +186,8 @@ def embedding(node: Node, build: Builder) -> Made:
         return None
     weight = build.parameter(node.inputs[0])
     assert weight is not None
-    made = nn.Embedding(*weight.shape, device="meta")
+    rows, size = weight.shape
+    made = nn.Embedding(rows, size, device="meta")
     made.weight = weight
     indices = build.call(index_tensor, build.value(node.inputs[1]), weight.shape[0])
     return [build.layer(layer_name(node, node.inputs[0]), made, indices)]

@@ -81,7 +81,8 @@ def bits_xor(a: Tensor, b: Tensor) -> Tensor:
 
 @operator("BitwiseNot")
 def bits_not(x: Tensor) -> Tensor:
-    return of_wide(torch.bitwise_not)(x)
+    found: Tensor = of_wide(torch.bitwise_not)(x)
+    return found
 
 
 @operator("BitShift")

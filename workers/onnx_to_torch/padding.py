@@ -24,7 +24,7 @@ def same_pads(x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, lower: bo
     begins, ends = [], []
     for size, k, stride, dilation in zip(x.shape[-len(kernel) :], kernel, strides, dilations, strict=True):
         steps = (size + stride - 1) // stride
-        missing = torch.sym_max((steps - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        missing = torch.sym_max((steps - 1) * stride + (k - 1) * dilation + 1 - size, 0)  # type: ignore[no-untyped-call]
         less = missing // 2
         begins.append(missing - less if lower else less)
         ends.append(less if lower else missing - less)

@@ -34,7 +34,7 @@ def _placed(x: Tensor, over: Window, ceil: bool) -> tuple[list[int], list[int]]:
             steps = -(-room // stride)
             if steps * stride >= size + begin:
                 steps -= 1
-            more = torch.sym_max(steps * stride - room, 0)
+            more = torch.sym_max(steps * stride - room, 0)  # type: ignore[no-untyped-call]
         extra.append(more)
     return list(pads), extra
 
@@ -104,7 +104,8 @@ def _places(places: Tensor, shape: Any, wide: Any, begins: list[int], by_columns
         flat = flat * spatial[dim] + coordinates[dim]
     planes = torch.arange(shape[0] * shape[1], device=places.device)
     around = [shape[0], shape[1]] + [1] * len(spatial)
-    return flat + planes.reshape(around) * math.prod(spatial)
+    plane: int = math.prod(spatial)
+    return flat + planes.reshape(around) * plane
 
 
 @operator("AveragePool")
@@ -177,7 +178,8 @@ def global_max_pool(x: Tensor) -> Tensor:
 
 @operator("GlobalLpPool")
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
-    return torch.linalg.vector_norm(x, p, tuple(range(2, x.ndim)), keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.ndim)), keepdim=True)
+    return found
 
 
 @operator("MaxUnpool")

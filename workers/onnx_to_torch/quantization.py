@@ -116,11 +116,11 @@ def dequantize(node: Node, build: Builder) -> list[fx.Node] | None:
     source = build.producer(node.inputs[0])
     if source is None or source.kind != "QuantizeLinear" or not _same_grid(source, node, build):
         return None
-    kind = _kind_of(source, build)
-    if kind not in _LIMITS or kind == torch.int32:
+    grid = _kind_of(source, build)
+    if grid is None or grid not in _LIMITS or grid == torch.int32:
         return None
     x = build.value(source.inputs[0])
-    return [build.call(fake_quantize, x, scale, zero, axis, block, *_LIMITS[kind])]
+    return [build.call(fake_quantize, x, scale, zero, axis, block, *_LIMITS[grid])]
 
 
 def _same_grid(source: Node, node: Node, build: Builder) -> bool:

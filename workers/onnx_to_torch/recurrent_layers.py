@@ -77,13 +77,11 @@ def _load(made: nn.Module, node: Node, build: Builder, place: int, suffix: str, 
     made.register_parameter(f"weight_hh_l0{suffix}", weight(2))
     if node.input(3):
         rows = gates * hidden
-        for part, (start, stop) in {"ih": (0, rows), "hh": (rows, 2 * rows)}.items():
-            bias = build.parameter(
-                node.input(3),
-                f"{node.kind}{suffix} {part}",
-                lambda whole, start=start, stop=stop: reordered(whole[place][start:stop]),
-            )
-            made.register_parameter(f"bias_{part}_l0{suffix}", bias)
+        tag = f"{node.kind}{suffix}"
+        first = build.parameter(node.input(3), f"{tag} ih", lambda whole: reordered(whole[place][:rows]))
+        second = build.parameter(node.input(3), f"{tag} hh", lambda whole: reordered(whole[place][rows:]))
+        made.register_parameter(f"bias_ih_l0{suffix}", first)
+        made.register_parameter(f"bias_hh_l0{suffix}", second)
 
 
 def sequence(x: Tensor, back: bool, layout: int) -> Tensor:

@@ -173,7 +173,8 @@ def reduce_l2(
 
 
 def _l2(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, 2, dims, keepdim=keep)
+    found: Tensor = torch.linalg.vector_norm(x, 2, dims, keepdim=keep)
+    return found
 
 
 @operator("ReduceSumSquare")

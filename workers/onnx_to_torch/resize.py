@@ -169,9 +169,9 @@ def _one_axis(
 
 def _coordinates(
     length: Any, size: Any, scale: Any, kind: str, region: tuple[float, float], device: torch.device
-) -> Tensor:
+) -> Any:
     """Where in the input each output lies. Lengths of one are those of the formulas' own cases."""
-    steps = torch.arange(length, dtype=torch.float64, device=device)
+    steps: Any = torch.arange(length, dtype=torch.float64, device=device)
     wide = size * scale
     if kind == "align_corners":
         return steps * 0 if type(length) is int and length == 1 else steps * ((size - 1) / (wide - 1))

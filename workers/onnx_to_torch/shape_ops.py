@@ -15,6 +15,7 @@ from workers.onnx_to_torch.values import (
     all_numbers,
     device_of,
     shape_of,
+    sizes,
     tensor_of,
 )
 
@@ -41,12 +42,12 @@ def reshape(x: Value, dims: Ints, *, allowzero: int = 0) -> Value:
     """A zero keeps the dimension at its place, unless `allowzero`; a -1 takes what is left."""
     if isinstance(x, Numbers) and len(dims) <= 1 and all(type(dim) is int for dim in dims):
         return Numbers(x.values, len(dims), x.dtype)
-    x = tensor_of(x)
+    data: Tensor = tensor_of(x)
     if not allowzero:
         dims = tuple(
-            x.shape[place] if type(dim) is int and dim == 0 else dim for place, dim in enumerate(dims)
+            data.shape[place] if type(dim) is int and dim == 0 else dim for place, dim in enumerate(dims)
         )
-    return x.reshape(dims)
+    return data.reshape(dims)
 
 
 @operator("Flatten")
@@ -63,8 +64,8 @@ def squeeze(x: Value, over: Ints | None = None, *, axes: Ints | None = None) -> 
     if isinstance(x, Numbers) and len(x.values) == 1:
         return Numbers(x.values, 0, x.dtype)
     dims = axes if over is None else over
-    x = tensor_of(x)
-    return x.squeeze() if dims is None else x.squeeze(tuple(dims))
+    data: Tensor = tensor_of(x)
+    return data.squeeze() if dims is None else data.squeeze(tuple(dims))
 
 
 @operator("Unsqueeze")
@@ -73,11 +74,11 @@ def unsqueeze(x: Value, over: Ints | None = None, *, axes: Ints | None = None) -
     dims = (axes if over is None else over) or ()
     if isinstance(x, Numbers) and x.rank == 0 and len(dims) == 1:
         return Numbers(x.values, 1, x.dtype)
-    x = tensor_of(x)
-    rank = x.ndim + len(dims)
+    data: Tensor = tensor_of(x)
+    rank = data.ndim + len(dims)
     for dim in sorted(dim % rank for dim in dims):
-        x = x.unsqueeze(dim)
-    return x
+        data = data.unsqueeze(dim)
+    return data
 
 
 @operator("Transpose")
@@ -88,7 +89,7 @@ def transpose(x: Tensor, *, perm: Ints | None = None) -> Tensor:
 @operator("Concat")
 def concat(*values: Value, axis: int = 1) -> Value:
     if all_numbers(values):
-        joined = tuple(number for value in values for number in value.values)
+        joined = tuple(number for value in values for number in sizes(value))
         return Numbers(joined, 1, values[0].dtype)
     device = device_of(values)
     return torch.cat([tensor_of(value, device) for value in values], axis)
@@ -97,7 +98,7 @@ def concat(*values: Value, axis: int = 1) -> Value:
 @operator("Split", several=True)
 def split(
     x: Value,
-    sizes: Ints | None = None,
+    lengths: Ints | None = None,
     *,
     axis: int = 0,
     split: Ints | None = None,
@@ -106,7 +107,7 @@ def split(
 ) -> tuple[Value, ...]:
     """Parts of given sizes, or of equal size, the last one smaller."""
     length = shape_of(x)[axis]
-    parts = sizes or split
+    parts = lengths or split
     if parts is None:
         count = num_outputs or outputs
         step = -(-length // count)
@@ -165,11 +166,11 @@ def expand(x: Value, dims: Ints) -> Value:
     short = len(dims) == 1 and type(dims[0]) is int and 0 < dims[0] <= MOST_NUMBERS
     if isinstance(x, Numbers) and len(x.values) == 1 and short:
         return Numbers(x.values * dims[0], 1, x.dtype)
-    x = tensor_of(x)
-    missing = len(dims) - x.ndim
+    data: Tensor = tensor_of(x)
+    missing = len(dims) - data.ndim
     wanted = [1] * -missing + list(dims)
-    have = [1] * missing + list(x.shape)
-    return x.expand(
+    have = [1] * missing + list(data.shape)
+    return data.expand(
         [there if type(dim) is int and dim == 1 else dim for dim, there in zip(wanted, have, strict=True)]
     )
 

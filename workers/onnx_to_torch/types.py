@@ -8,10 +8,10 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from workers.onnx_to_torch.registry import operator
-from workers.onnx_to_torch.values import Numbers, Value, tensor_of
+from workers.onnx_to_torch.values import Numbers, Value
 
 _T = onnx.TensorProto
-TYPES = {
+TYPES: dict[int, torch.dtype] = {
     _T.FLOAT: torch.float32,
     _T.DOUBLE: torch.float64,
     _T.FLOAT16: torch.float16,
@@ -71,13 +71,15 @@ def converted(x: Value, dtype: torch.dtype) -> Value:
     if not isinstance(x, Numbers):
         return x.to(dtype)
     if dtype not in _SMALL:
-        return tensor_of(x).to(dtype)
+        return x.tensor().to(dtype)
     convert = bool if dtype == torch.bool else torch.sym_float if dtype.is_floating_point else _whole
     return x.like([convert(value) for value in x.values], dtype)
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, bool | torch.SymBool) else torch.sym_int(value)
+    if isinstance(value, bool | torch.SymBool):
+        return int(value)
+    return torch.sym_int(value)  # type: ignore[no-untyped-call]
 
 
 @operator("BitCast", refuses=_refuses)
