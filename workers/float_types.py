@@ -38,7 +38,7 @@ class FloatType:
 
 
 def _of(onnx: int, dtype: type) -> FloatType:
-    held = ml_dtypes.finfo(dtype)
+    held = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return FloatType(onnx, np.dtype(dtype), float(held.max), float(held.smallest_subnormal))
 
 
