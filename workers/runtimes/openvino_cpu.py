@@ -52,7 +52,11 @@ class LoadedOpenVino:
             InvalidModel, OutOfMemory: the engine fails on these inputs.
         """
         self._check(feeds)
-        ordered = {index: feeds[entry["name"]] for index, entry in enumerate(self.inputs)}
+        # shared memory must be writable, though nothing writes to it
+        ordered = {
+            index: np.require(feeds[entry["name"]], requirements=["C", "W"])
+            for index, entry in enumerate(self.inputs)
+        }
         try:
             # inputs are read in place, outputs are copies: the next run does not overwrite them
             results = self._request.infer(ordered, share_inputs=True, share_outputs=False)

@@ -369,3 +369,10 @@ def test_a_quantized_mean_with_factors_per_channel_is_right(graph, built, signal
 
     got = RUNTIME.load(built(model), OpenVinoCpuParams()).run(feeds)["y"]
     assert signal(answers(model, feeds)["y"], got) > 60
+
+
+def test_arrays_that_may_not_be_written_to_are_read(cnn, built):
+    images = cnn.images[:2].copy()
+    images.setflags(write=False)
+    loaded = RUNTIME.load(built(cnn.model), OpenVinoCpuParams())
+    assert loaded.run({"images": images})["logits"].shape == (2, 10)
