@@ -8,12 +8,13 @@ from app.catalog.passes import PASSES
 from app.errors import InvalidModel
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
-from workers.onnx_files import graphs, save_onnx, signature_of
+from workers.onnx_files import graphs, opset_of, save_onnx, signature_of
 from workers.onnx_prepare import sort_nodes
 from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
 
 SPEC = PASSES["simplify"]
+LEAST_INFERRED_OPSET = 7  # onnxslim's shape inference gives nothing back for older models
 
 
 @implements(SPEC.name)
@@ -31,7 +32,7 @@ def apply(model: ModelHandle, params: SimplifyParams, ctx: PassContext) -> Model
     try:
         slim = onnxslim.slim(
             proto,
-            no_shape_infer=not params.shape_inference,
+            no_shape_infer=not params.shape_inference or opset_of(proto) < LEAST_INFERRED_OPSET,
             skip_optimizations=None if params.fuse else ["graph_fusion"],
             size_threshold=params.fold_limit_bytes,
         )

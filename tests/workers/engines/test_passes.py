@@ -274,3 +274,10 @@ def test_saved_models_have_the_digest_that_storage_gives(tmp_path, cnn):
     assert storage.put_tree(apart.root).digest == apart.digest
     assert sorted(p.name for p in apart.root.iterdir()) == ["model.onnx", "model.onnx.data"]
     onnx.checker.check_model(str(apart.path))
+
+
+def test_simplify_takes_models_of_old_opsets(tmp_path, apply):
+    nodes = [helper.make_node("Identity", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    old = model_of(nodes, {"x": [2, 3]}, {"y": [2, 3]}, {}, tmp_path / "m", opset=6)
+    simplified, _ = apply("simplify", old)
+    assert operators(simplified) == ["Relu"]
