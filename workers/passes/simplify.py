@@ -14,6 +14,7 @@ from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
 
 SPEC = PASSES["simplify"]
+LEAST_IR_VERSION = 4  # from which on weights need not be inputs too
 LEAST_INFERRED_OPSET = 7  # onnxslim's shape inference gives nothing back for older models
 
 
@@ -44,7 +45,7 @@ def apply(model: ModelHandle, params: SimplifyParams, ctx: PassContext) -> Model
         ) from error
     restore_shapes(slim, original)
     sort_nodes(slim.graph)
-    slim.ir_version = max(slim.ir_version, kept["ir_version"])
+    slim.ir_version = max(slim.ir_version, kept["ir_version"], LEAST_IR_VERSION)
     del slim.metadata_props[:]
     slim.metadata_props.extend(kept["metadata"])
     handle = save_onnx(slim, ctx.out)

@@ -281,3 +281,14 @@ def test_simplify_takes_models_of_old_opsets(tmp_path, apply):
     old = model_of(nodes, {"x": [2, 3]}, {"y": [2, 3]}, {}, tmp_path / "m", opset=6)
     simplified, _ = apply("simplify", old)
     assert operators(simplified) == ["Relu"]
+
+
+def test_simplify_lets_weights_of_old_models_be_inputs_no_more(tmp_path, apply):
+    weight = numpy_helper.from_array(np.ones((3, 3), np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
+    listed = helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 3])
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "old", [ends[0], listed], ends[1:], [weight])
+    old = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=3)
+    simplified, _ = apply("simplify", save_onnx(old, tmp_path / "m"))
+    assert [value.name for value in simplified.load_onnx().graph.input] == ["x"]
