@@ -23,11 +23,9 @@ _STRUCTURE = frozenset(
 )  # what leaves a weight a weight
 
 
-def as_tensor(value: Any, like: Tensor) -> Any:
-    """What leaves the module is a tensor, or a list of them."""
-    if isinstance(value, list):
-        return [as_tensor(one, like) for one in value]
-    return tensor_of(value, like.device)
+def as_tensor(value: Any) -> Any:
+    """What leaves the module is a tensor, or a list of them; sizes lie on the host, as ONNX Runtime has them."""
+    return [as_tensor(one) for one in value] if isinstance(value, list) else tensor_of(value)
 
 
 class Builder:
@@ -76,10 +74,7 @@ class Builder:
         self._current = None
         found = [self.value(name) for name in self.output_names]
         if not self._outer:
-            found = [
-                self.call(as_tensor, value, self.like()) if value.op == "call_function" else value
-                for value in found
-            ]
+            found = [self.call(as_tensor, value) if value.op == "call_function" else value for value in found]
         self.graph.output(tuple(found))
         self.graph.eliminate_dead_code(_has_to_stay)
         module = fx.GraphModule(assembled(self._parts), self.graph, class_name="Converted")

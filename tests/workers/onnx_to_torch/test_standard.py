@@ -33,10 +33,16 @@ REFUSED_REASONS = {
     *("the type INT2", "the type INT4", "the type UINT2", "the type UINT4"),
     "a Scan of before opset 9",
 }
-REFUSED_CASES = 386  # of 1,884; a change means that something is refused which was not, or the other way round
+REFUSED_CASES = (
+    386  # of 1,884; a change means that something is refused which was not, or the other way round
+)
 # a module in eval mode drops nothing, whatever the model says
 RANDOM = {f"test_training_dropout{case}" for case in ("", "_default", "_mask", "_default_mask")}
-ROUNDINGS = {torch.float16: 2**-9, torch.bfloat16: 2**-6, torch.float32: 1e-6}  # of the largest value: two steps
+ROUNDINGS = {
+    torch.float16: 2**-9,
+    torch.bfloat16: 2**-6,
+    torch.float32: 1e-6,
+}  # of the largest value: two steps
 
 
 def generated() -> dict[str, Any]:
