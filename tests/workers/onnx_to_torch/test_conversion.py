@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from app.errors import UnsupportedOperator
-from tests.workers.onnx_to_torch.models import in_onnxruntime, run
+from tests.workers.onnx_to_torch.exports import in_onnxruntime, run
 from workers.onnx_to_torch.convert import to_module
 
 RANDOM = np.random.default_rng(0)

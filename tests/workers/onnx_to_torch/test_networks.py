@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.workers.onnx_to_torch.models import (
+from tests.workers.onnx_to_torch.exports import (
     decibels,
     exported,
     exported_again,

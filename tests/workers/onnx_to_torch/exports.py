@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +147,22 @@ def unmoved(module: nn.Module, inputs: list[np.ndarray]) -> set[str]:
     return {name for name, value in module.named_parameters() if torch.equal(before[name], value)}
 
 
-def exported_again(module: nn.Module, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What a `torch.export` with a free batch gives for one row more than it was traced with, and what the module gives."""
+def exported_again(
+    module: nn.Module, inputs: list[np.ndarray], dims: Sequence[int | None] = ()
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What a `torch.export` with a free batch gives for one row more than it was traced with, and what the module gives.
+
+    `dims` says where each input has its batch, if not in its first dimension; None: nowhere.
+    """
     batch = Dim("batch")
     given = [torch.from_numpy(value) for value in inputs]
+    places = list(dims) or [0] * len(given)
+    shapes = tuple(None if place is None else {place: batch} for place in places)
     with quiet():
-        program = torch.export.export(module, tuple(given), dynamic_shapes=tuple({0: batch} for _ in given))
-    longer = [torch.cat([value, value[:1]]).numpy() for value in given]
-    return run(program.module(), longer), run(module, longer)
+        program = torch.export.export(module, tuple(given), dynamic_shapes=shapes)
+    longer = [
+        value if place is None else torch.cat([value, value.narrow(place, 0, 1)], place)
+        for value, place in zip(given, places, strict=True)
+    ]
+    arrays = [value.numpy() for value in longer]
+    return run(program.module(), arrays), run(module, arrays)
