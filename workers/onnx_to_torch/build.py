@@ -1,5 +1,6 @@
 """The walk over a graph: each node becomes a layer, a constant, or a call of its operator's function."""
 
+import keyword
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,8 +62,9 @@ class Builder:
                 name = node.outputs[0]
                 self._constants[name] = model.constant(constant_node(entry), name, self._scope)
         self.inputs = [value.name for value in proto.input if outer or value.name not in self._constants]
+        taken: set[str] = {"self"}
         for name in (*self.inputs, *captured):
-            self._values[name] = self.graph.placeholder(_identifier(name))
+            self._values[name] = self.graph.placeholder(_identifier(name, taken))
         self.output_names = [value.name for value in proto.output]
 
     def run(self) -> fx.GraphModule:
@@ -325,6 +327,13 @@ def _reads(proto: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _identifier(name: str) -> str:
-    cleaned = re.sub(r"\W", "_", name)
-    return cleaned if cleaned and not cleaned[0].isdigit() else f"_{cleaned}"
+def _identifier(name: str, taken: set[str]) -> str:
+    """An argument's name, which no other one has."""
+    base = re.sub(r"\W", "_", name)
+    base = base if base.isidentifier() and not keyword.iskeyword(base) else f"_{base}"
+    found, number = base, 1
+    while found in taken:
+        number += 1
+        found = f"{base}_{number}"
+    taken.add(found)
+    return found

@@ -170,11 +170,15 @@ def _one_axis(
 def _coordinates(
     length: Any, size: Any, scale: Any, kind: str, region: tuple[float, float], device: torch.device
 ) -> Any:
-    """Where in the input each output lies. Lengths of one are those of the formulas' own cases."""
+    """Where in the input each output lies. Lengths of one are those of the formulas' own cases.
+
+    With `align_corners` the length is the output's, as the standard's text has it, PyTorch and ONNX Runtime; the
+    standard's two cases of scales that leave a fraction count that too.
+    """
     steps: Any = torch.arange(length, dtype=torch.float64, device=device)
     wide = size * scale
     if kind == "align_corners":
-        return steps * 0 if type(length) is int and length == 1 else steps * ((size - 1) / (wide - 1))
+        return steps * 0 if type(length) is int and length == 1 else steps * ((size - 1) / (length - 1))
     if kind == "asymmetric":
         return steps / scale
     if kind == "tf_crop_and_resize":

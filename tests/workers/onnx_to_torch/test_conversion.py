@@ -306,3 +306,18 @@ def test_an_opset_that_is_too_old_is_refused():
     with pytest.raises(UnsupportedOperator, match="opset 6") as error:
         to_module(proto)
     assert "version_converter" in error.value.hint
+
+
+def test_any_names_will_do_and_inputs_and_constants_may_be_outputs():
+    nodes = [
+        helper.make_node("Add", ["class", "a.b"], ["1"], name="type"),
+        helper.make_node("Mul", ["1", "a_b"], ["self"], name="modules"),
+        helper.make_node("Add", ["self", "weight/of:it"], ["forward"], name="0"),
+    ]
+    proto = model(
+        nodes,
+        [floats("class", 3), floats("a.b", 3), floats("a_b", 3)],
+        [floats("forward", 3), floats("a.b", 3), floats("weight/of:it", 3)],
+        **{"weight/of:it": weight(3)},
+    )
+    same(proto, weight(3), weight(3), weight(3))

@@ -38,6 +38,8 @@ REFUSED_CASES = (
 )
 # a module in eval mode drops nothing, whatever the model says
 RANDOM = {f"test_training_dropout{case}" for case in ("", "_default", "_mask", "_default_mask")}
+# here PyTorch and ONNX Runtime go by the standard's text, which the cases do not: test_resize.py
+DEVIATING = {f"test_resize_downsample_scales_{kind}_align_corners" for kind in ("linear", "cubic")}
 ROUNDINGS = {
     torch.float16: 2**-9,
     torch.bfloat16: 2**-6,
@@ -112,7 +114,7 @@ def test_every_case_is_right_or_refused(part, cases):
             ]
             if strange and "uses opset" not in made.detail:
                 wrong[name] = f"refused: {strange}"
-        elif name not in RANDOM and (reason := fault(cases[name], made)) is not None:
+        elif name not in RANDOM | DEVIATING and (reason := fault(cases[name], made)) is not None:
             wrong[name] = reason
     assert wrong == {}
 
