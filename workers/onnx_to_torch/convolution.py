@@ -74,6 +74,11 @@ def conv(
     strides: Ints | None = None,
 ) -> Tensor:
     over = window(tuple(weight.shape[2:]), strides, dilations, pads, auto_pad)
+    return convolved(x, weight, bias, over, group)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, over: Window, group: int) -> Tensor:
+    """A convolution with a window's pads, whatever they are."""
     compute = CONVOLUTIONS[len(over.kernel)]
     if over.even is not None:
         return compute(x, weight, bias, over.strides, over.even, over.dilations, group)

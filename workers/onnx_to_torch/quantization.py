@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from workers.onnx_to_torch.build import Builder
+from workers.onnx_to_torch.convolution import convolved, window
 from workers.onnx_to_torch.model import Node
 from workers.onnx_to_torch.registry import layer, operator
 from workers.onnx_to_torch.types import TYPES, type_name
-from workers.onnx_to_torch.values import Value, tensor_of
+from workers.onnx_to_torch.values import Ints, Value, tensor_of
 
 _LIMITS = {
     kind: (torch.iinfo(kind).min, torch.iinfo(kind).max)
@@ -170,4 +171,54 @@ def qlinear_matmul(
 ) -> Tensor:  # fmt: skip
     found = torch.matmul(_centred(a, a_zero, rows=True), _centred(b, b_zero))
     scale = a_scale.double() * b_scale.double() / y_scale.double()
+    return torch.clamp(torch.round(found * scale) + y_zero.double(), *_LIMITS[y_zero.dtype]).to(y_zero.dtype)
+
+
+@operator("ConvInteger")
+def conv_integer(
+    x: Tensor,
+    weight: Tensor,
+    x_zero: Tensor | None = None,
+    w_zero: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Tensor:
+    """What pads hold is the zero point, so zeros once that is taken off."""
+    around = (-1,) + (1,) * (weight.ndim - 1)
+    centred = weight.double() if w_zero is None else weight.double() - w_zero.double().reshape(around)
+    over = window(tuple(weight.shape[2:]), strides, dilations, pads, auto_pad)
+    return convolved(_centred(x, x_zero), centred, None, over, group).to(torch.int32)
+
+
+@operator("QLinearConv")
+def qlinear_conv(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+    bias: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Tensor:
+    """Scales and zero points of the weight are one, or one an output channel; the bias is in steps of both scales."""
+    around = (-1,) + (1,) * (weight.ndim - 1)
+    over = window(tuple(weight.shape[2:]), strides, dilations, pads, auto_pad)
+    centred = weight.double() - w_zero.double().reshape(around)
+    wide = None if bias is None else bias.double()
+    found = convolved(_centred(x, x_zero), centred, wide, over, group)
+    scale = (x_scale.double() * w_scale.double() / y_scale.double()).reshape(around[:-1])
     return torch.clamp(torch.round(found * scale) + y_zero.double(), *_LIMITS[y_zero.dtype]).to(y_zero.dtype)

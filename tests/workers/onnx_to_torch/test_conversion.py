@@ -283,12 +283,13 @@ def test_a_copy_is_its_own_and_takes_the_state():
 def test_everything_that_is_not_there_is_named_at_once():
     proto = model(
         [
-            helper.make_node("DFT", ["x", "", "axis"], ["f"], name="spectrum"),
+            helper.make_node("MelWeightMatrix", ["n", "n", "n", "r", "r"], ["f"], name="spectrum"),
             helper.make_node("Cast", ["x"], ["c"], name="small", to=TensorProto.FLOAT8E4M3FN),
             "y = Relu(x)",
         ],
-        [floats("x", 1, 4, 1)], [floats("y", 1, 4, 1), floats("f", 1, 4, 2), ("c", TensorProto.FLOAT8E4M3FN, [1, 4, 1])],
-        axis=np.array(1),
+        [floats("x", 1, 4, 1)], [floats("y", 1, 4, 1), floats("f", None, None), ("c", TensorProto.FLOAT8E4M3FN, [1, 4, 1])],
+        n=np.array(8),
+        r=np.array(4.0, np.float32),
     )  # fmt: skip
     with pytest.raises(UnsupportedOperator) as error:
         to_module(proto)
@@ -296,7 +297,7 @@ def test_everything_that_is_not_there_is_named_at_once():
     assert error.value.node == "spectrum"
     assert error.value.hint
     assert error.value.errors == [
-        {"operator": "DFT", "node": "spectrum", "reason": "the operator is not known"},
+        {"operator": "MelWeightMatrix", "node": "spectrum", "reason": "the operator is not known"},
         {"operator": "Cast", "node": "small", "reason": "the type FLOAT8E4M3FN"},
     ]
 
