@@ -36,13 +36,12 @@ SLOW = {"mobilenetv2_wd4", "shufflenetv2_wd2", "efficientnet_b0"}  # to export b
 EXPORTED_AGAIN = {(name, name in ("gpt", "minilm")) for name in LAYERS} | {("recurrent", True)}
 
 
-def parameters():
-    for name, dynamo in CASES:
-        marks = [pytest.mark.slow] if dynamo and name in SLOW else []
-        yield pytest.param(name, dynamo, marks=marks, id=f"{name}-{'dynamo' if dynamo else 'traced'}")
+def parameter(name: str, dynamo: bool):
+    marks = [pytest.mark.slow] if dynamo and name in SLOW else []
+    return pytest.param(name, dynamo, marks=marks, id=f"{name}-{'dynamo' if dynamo else 'traced'}")
 
 
-@pytest.mark.parametrize(("name", "dynamo"), parameters())
+@pytest.mark.parametrize(("name", "dynamo"), [parameter(*case) for case in CASES])
 def test_a_network_computes_the_same_and_trains(name, dynamo, tmp_path):
     proto, inputs = exported(name, dynamo, tmp_path)
     before = proto.SerializeToString(deterministic=True)
