@@ -21,7 +21,8 @@ def _reduce(
     return compute(x, dims, bool(keep)) if dims else compute(x.reshape(1), [0], False)
 
 
-def _plain(x: Any, keep: int) -> bool:
+def _plain(x: Any) -> bool:
+    """Whether it is a vector of numbers, whose only axis is the one to reduce."""
     return isinstance(x, Numbers) and x.rank == 1 and bool(x.values)
 
 
@@ -38,7 +39,7 @@ def reduce_sum(
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
 ) -> Value:
-    if isinstance(x, Numbers) and _plain(x, keepdims) and not noop_with_empty_axes:
+    if isinstance(x, Numbers) and _plain(x) and not noop_with_empty_axes:
         return _single(x, sum(x.values), keepdims)
     return _reduce(tensor_of(x), over, axes, keepdims, noop_with_empty_axes, _sum)
 
@@ -74,7 +75,7 @@ def reduce_max(
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
 ) -> Value:
-    if isinstance(x, Numbers) and _plain(x, keepdims) and not noop_with_empty_axes:
+    if isinstance(x, Numbers) and _plain(x) and not noop_with_empty_axes:
         return _single(x, _extreme(x.values, torch.sym_max), keepdims)
     return _reduce(tensor_of(x), over, axes, keepdims, noop_with_empty_axes, _largest)
 
@@ -88,7 +89,7 @@ def reduce_min(
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
 ) -> Value:
-    if isinstance(x, Numbers) and _plain(x, keepdims) and not noop_with_empty_axes:
+    if isinstance(x, Numbers) and _plain(x) and not noop_with_empty_axes:
         return _single(x, _extreme(x.values, torch.sym_min), keepdims)
     return _reduce(tensor_of(x), over, axes, keepdims, noop_with_empty_axes, _smallest)
 
@@ -134,7 +135,7 @@ def reduce_prod(
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
 ) -> Value:
-    if isinstance(x, Numbers) and _plain(x, keepdims) and not noop_with_empty_axes:
+    if isinstance(x, Numbers) and _plain(x) and not noop_with_empty_axes:
         return _single(x, math.prod(x.values), keepdims)
     return _reduce(tensor_of(x), over, axes, keepdims, noop_with_empty_axes, _product)
 

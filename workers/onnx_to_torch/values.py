@@ -90,11 +90,6 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(value.shape)
 
 
-def dtype_of(value: Value) -> torch.dtype:
-    """The type of a value's elements."""
-    return value.dtype
-
-
 def all_numbers(values: Sequence[Any]) -> bool:
     """Whether no value is a tensor."""
     return all(isinstance(value, Numbers) for value in values)
