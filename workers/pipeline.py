@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import BudgetNotMet, SignatureMismatch
+from app.errors import BudgetNotMet, SignatureMismatch, UnsupportedFormat
 from workers import passes, runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
@@ -182,6 +183,14 @@ def taken(attempt: Attempt, model: ModelHandle, formats: frozenset[str]) -> Mode
     if (known := attempt.converted.get((model.digest, to))) is not None:
         return known
     spec = FORMATS[model.format]
+    try:
+        packages = versions_of(spec.packages)
+    except PackageNotFoundError as error:
+        raise UnsupportedFormat(
+            f"this worker has no {error.name}, which a {spec.name} model needs",
+            stage=f"convert:{to}",
+            hint=f"install it on every worker that may get such jobs (the extra `{spec.name}` of this package), or upload ONNX",
+        ) from None
 
     def work(out: Path) -> dict[str, Any]:
         made, facts = convert(open_model(model), to, out, attempt.assignment.seed)
@@ -193,7 +202,7 @@ def taken(attempt: Attempt, model: ModelHandle, formats: frozenset[str]) -> Mode
         "input": model.digest,
         "declared": dict(model.declared),
         "seed": attempt.assignment.seed,
-        "packages": versions_of(spec.packages),
+        "packages": packages,
     }
     outcome = attempt.steps.stored(f"convert:{to}", cause, work)
     found = outcome.facts["conversion"]
