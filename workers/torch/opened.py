@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
-from app.errors import InvalidModel, SignatureMismatch
+from app.errors import InvalidModel
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Feeds
 from workers.torch.exporting import LENGTHS
-from workers.torch.model import sizes
-from workers.torch.program import TorchModel, example_inputs, export
+from workers.torch.model import leaves, sizes, to_array, to_tensor
+from workers.torch.program import TorchModel, check_feeds, example_inputs, export
 from workers.torch.to_onnx import program_to_onnx
 
 OBSERVED_SIZES = (2, 3)  # of first dimensions: what differs between two runs is free in an output too
@@ -35,9 +34,9 @@ class OpenedTorch:
         Raises:
             SignatureMismatch: names, types or shapes of the feeds are not the model's.
         """
-        found = _run(self._model.module, [torch.from_numpy(value) for value in fitting(self.inputs, feeds)])
+        found = _run(self._model.module, [to_tensor(value) for value in fitting(self.inputs, feeds)])
         named = zip(self.outputs, leaves(found), strict=True)
-        return {entry["name"]: _array(value) for entry, value in named}
+        return {entry["name"]: to_array(value) for entry, value in named}
 
     def to_torch(self) -> TorchModel:
         """The module itself."""
@@ -49,28 +48,9 @@ class OpenedTorch:
 
 
 def fitting(inputs: Sequence[Mapping[str, Any]], feeds: Feeds) -> list[np.ndarray]:
-    """The feeds in the order of the inputs.
-
-    Raises:
-        SignatureMismatch: a name, a type, a rank or a fixed dimension is another.
-    """
-    wanted = [entry["name"] for entry in inputs]
-    if set(wanted) != set(feeds):
-        raise SignatureMismatch(
-            f"the model takes {sorted(wanted)}, given were {sorted(feeds)}", stage="running"
-        )
-    for entry in inputs:
-        value, shape = feeds[entry["name"]], entry["shape"]
-        fits = value.ndim == len(shape) and all(
-            not isinstance(dim, int) or dim == size for dim, size in zip(shape, value.shape, strict=True)
-        )
-        if value.dtype.name != entry["dtype"] or not fits:
-            raise SignatureMismatch(
-                f"input {entry['name']!r} is {entry['dtype']} {shape}, given was {value.dtype.name} {list(value.shape)}",
-                stage="running",
-                param=entry["name"],
-            )
-    return [feeds[name] for name in wanted]
+    """The feeds in the order of the inputs. Raises SignatureMismatch as `check_feeds`."""
+    check_feeds(inputs, feeds)
+    return [feeds[entry["name"]] for entry in inputs]
 
 
 def with_outputs(model: TorchModel, names: Sequence[str] | None = None) -> TorchModel:
@@ -87,7 +67,7 @@ def with_outputs(model: TorchModel, names: Sequence[str] | None = None) -> Torch
     if len(chosen) != len(first):
         raise InvalidModel(f"the model gives {len(first)} outputs, {len(chosen)} were named: {chosen}")
     outputs = tuple(
-        {"name": name, "dtype": _array(one).dtype.name, "shape": _shape(model.inputs, one, other)}
+        {"name": name, "dtype": to_array(one).dtype.name, "shape": _shape(model.inputs, one, other)}
         for name, one, other in zip(chosen, first, second, strict=True)
     )
     return replace(model, outputs=outputs)
@@ -123,22 +103,6 @@ def output_names(found: Any) -> list[str]:
     return [f"output_{number}" for number in range(len(leaves(found)))]
 
 
-def leaves(found: Any) -> list[torch.Tensor]:
-    """The tensors of a pytree, in order.
-
-    Raises:
-        InvalidModel: something else than tensors is there.
-    """
-    flat = [value for value in pytree.tree_leaves(found) if value is not None]
-    for value in flat:
-        if not isinstance(value, torch.Tensor):
-            raise InvalidModel(
-                f"the model gives a {type(value).__name__} among its outputs; they must be tensors",
-                hint="wrap the network so that it gives tensors",
-            )
-    return flat
-
-
 def _shape(
     inputs: Sequence[Mapping[str, Any]], one: torch.Tensor, other: torch.Tensor
 ) -> list[int | str | None]:
@@ -154,11 +118,6 @@ def _shape(
 def _run(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
     with torch.inference_mode():
         return module(*tensors)
-
-
-def _array(value: torch.Tensor) -> np.ndarray:
-    wide = value.float() if value.dtype == torch.bfloat16 else value
-    return np.asarray(wide.detach().cpu().numpy())
 
 
 def _sentence(error: BaseException | None) -> str:
