@@ -25,6 +25,11 @@ def plain(text: str, most: int = LONGEST) -> str:
     return _cut("".join(shown), most)
 
 
+def first_line(text: str) -> str:
+    """The first line that says something, without the space around it; empty where none does."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
 def _cut(text: str, most: int) -> str:
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -131,6 +131,17 @@ def open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def zip_names(file: Path) -> list[str]:
+    """The names of a zip's members; none where the file is no zip, or a damaged one."""
+    if not is_zip(file):
+        return []
+    try:
+        with damage_named(), open_zip(file) as archive:
+            return archive.namelist()
+    except InvalidModel:
+        return []
+
+
 def zip_members(file: Path) -> Iterator[tuple[str, Readable | None]]:
     """Every member of a zip; a file with its bytes as a stream."""
     with open_zip(file) as archive:

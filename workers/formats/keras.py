@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidModel
-from workers.archive import damage_named, is_zip, open_zip
+from workers.archive import damage_named, is_zip, open_zip, zip_names
 from workers.formats import implements
 from workers.formats.base import Source
 
@@ -31,13 +31,7 @@ class Keras:
 
     def recognizes(self, file: Path) -> bool:
         """A zip of what `model.save` writes, or any HDF5: no other format is one."""
-        if is_zip(file):
-            try:
-                with damage_named(), open_zip(file) as archive:
-                    return set(archive.namelist()) >= _MEMBERS
-            except InvalidModel:
-                return False
-        return _is_hdf5(file)
+        return set(zip_names(file)) >= _MEMBERS or _is_hdf5(file)
 
     def find_entry(self, root: Path) -> str | None:
         """The `config.json` of a `.keras` file that was unpacked; `.keras` and `.h5` files are found by `recognizes`."""

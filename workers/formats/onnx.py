@@ -14,7 +14,7 @@ from onnx.inliner import inline_local_functions
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES, Precision
 from app.errors import InvalidModel, UnsupportedFormat
 from app.storage.disk import link_or_copy
-from app.text import plain
+from app.text import first_line, plain
 from workers.formats import implements
 from workers.formats.base import Source
 from workers.formats.bounds import check_bounds
@@ -257,7 +257,7 @@ def dtype_name(data_type: int) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
+    return (first_line(str(error)) or type(error).__name__)[:500]
 
 
 @implements(FORMAT)

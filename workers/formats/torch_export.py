@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidModel
-from workers.archive import damage_named, is_zip, open_zip
+from workers.archive import zip_names
 from workers.formats import implements
 from workers.formats.base import Source
 
@@ -25,13 +24,7 @@ class TorchExport:
 
     def recognizes(self, file: Path) -> bool:
         """A zip with the members that `torch.export.save` writes, today's or those of torch before 2.8."""
-        if not is_zip(file):
-            return False
-        try:
-            with damage_named(), open_zip(file) as archive:
-                names = archive.namelist()
-        except InvalidModel:
-            return False
+        names = zip_names(file)
         if _OLD_PROGRAM in names:
             return True
         return any(map(_PROGRAM.fullmatch, names)) and any(map(_FORMAT.fullmatch, names))

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import InvalidModel
-from workers.archive import damage_named, is_zip, open_zip
+from workers.archive import zip_names
 from workers.formats import implements
 from workers.formats.base import Source
 
@@ -24,13 +23,7 @@ class TorchScript:
 
     def recognizes(self, file: Path) -> bool:
         """A zip with the constants and the code that `torch.jit.save` writes."""
-        if not is_zip(file):
-            return False
-        try:
-            with damage_named(), open_zip(file) as archive:
-                names = archive.namelist()
-        except InvalidModel:
-            return False
+        names = zip_names(file)
         return any(map(_CONSTANTS.fullmatch, names)) and any(map(_CODE.fullmatch, names))
 
     def find_entry(self, root: Path) -> str | None:

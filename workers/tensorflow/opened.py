@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import InvalidModel, UnsafeModel, UnsupportedFormat, UnsupportedOperator
-from app.text import plain
+from app.text import first_line, plain
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.runtimes.base import Feeds
@@ -260,5 +260,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _sentence(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = first_line(str(error))
     return plain(f"{type(error).__name__}: {line}", 400)

@@ -15,7 +15,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from app.errors import BurnishError, InvalidModel, UnsupportedOperator
-from app.text import plain
+from app.text import first_line, plain
 from workers.samples import FREE_DIMENSION
 from workers.torch.model import TorchModel, example_inputs, free_dimensions, label, sizes
 from workers.torch.noise import quiet
@@ -240,6 +240,4 @@ def _bullet(text: str) -> str:
 
 def _sentence(error: Exception | None) -> str:
     """The first line of an error's text that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else ""
-    return plain(f"{type(error).__name__}: {first}"[:_LONGEST])
+    return plain(f"{type(error).__name__}: {first_line(str(error))}"[:_LONGEST])

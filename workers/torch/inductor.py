@@ -25,7 +25,7 @@ from app.errors import (
     SignatureMismatch,
     UnsupportedOperator,
 )
-from app.text import plain
+from app.text import first_line, plain
 from workers.compiler import compiler_command
 from workers.runtimes.base import Feeds, unnamed
 from workers.torch.inductor_facts import compiled_facts
@@ -310,5 +310,5 @@ def _compiler_error(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = first_line(str(error)) or type(error).__name__
     return plain(line, LONGEST)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from app.errors import InvalidModel, UnsupportedFormat
-from app.text import plain
+from app.text import first_line, plain
 from workers.torch.exporting import LENGTHS
 from workers.torch.model import TorchModel, example_inputs, sizes
 from workers.torch.opened import OpenedTorch
@@ -231,5 +231,5 @@ def _unique(names: Iterable[str], taken: set[str]) -> list[str]:
 
 
 def _sentence(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = first_line(str(error))
     return plain(f"{type(error).__name__}: {line}", 400)

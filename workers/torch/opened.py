@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from app.errors import InvalidModel
+from app.text import first_line
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Feeds
 from workers.torch.exporting import LENGTHS
@@ -121,4 +122,4 @@ def _run(module: torch.nn.Module, tensors: Sequence[torch.Tensor]) -> Any:
 
 
 def _sentence(error: BaseException | None) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
+    return (first_line(str(error)) or type(error).__name__)[:500]

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_unflatten
 
 from app.errors import BurnishError, InvalidModel, OutOfMemory, SignatureMismatch, UnsafeModel
-from app.text import plain
+from app.text import first_line, plain
 from workers.torch.exporting import export as export
 from workers.torch.model import EXPORT_HINT as HINT
 from workers.torch.model import TorchModel as TorchModel
@@ -288,4 +288,4 @@ def _fitting(told: list[dict[str, Any]], own: tuple[dict[str, Any], ...]) -> tup
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line(str(error)) or type(error).__name__

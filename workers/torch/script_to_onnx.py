@@ -16,7 +16,7 @@ from torch.onnx._constants import ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET as OPSET
 from torch.onnx.errors import UnsupportedOperatorError
 
 from app.errors import BurnishError, UnsupportedOperator
-from app.text import plain
+from app.text import first_line, plain
 from workers.formats.onnx import check
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
@@ -126,6 +126,4 @@ def _said_place(error: Exception) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return plain(
-        next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"), 400
-    )
+    return plain((first_line(str(error)) or "no reason given"), 400)

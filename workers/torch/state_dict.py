@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from app.errors import InvalidModel, InvalidParams, UnsafeModel
-from app.text import plain
+from app.text import first_line, plain
 from workers.torch import zoo
 from workers.torch.model import TorchModel, dtype_name
 from workers.torch.opened import OpenedTorch, with_outputs
@@ -263,4 +263,4 @@ def _listed(value: Any) -> Any:
 
 
 def _sentence(error: BaseException) -> str:
-    return plain(next((line.strip() for line in str(error).splitlines() if line.strip()), ""), 300)
+    return plain(first_line(str(error)), 300)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from app.errors import InvalidModel, UnsupportedFormat
-from app.text import plain
+from app.text import first_line, plain
 from workers.torch.model import TorchModel, dtype_name, example_inputs
 from workers.torch.opened import OpenedTorch
 from workers.torch.weights import read_safetensors, unfit
@@ -310,5 +310,5 @@ def _longest(model: Any) -> int | None:
 
 
 def _sentence(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = first_line(str(error))
     return plain(f"{type(error).__name__}: {line}" if line else type(error).__name__, 400)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from app.errors import InvalidParams
-from app.text import plain
+from app.text import first_line, plain
 
 PARAM = "architecture"
 FORM = "give `architecture` as a name of the pytorchcv package, with arguments where it needs some: `resnet18`, `mobilenetv2_w1(num_classes=10)`"
@@ -169,7 +169,7 @@ def _arguments(factory: Any) -> list[str]:
 
 def _sentence(error: BaseException) -> str:
     """An error in a line; an assertion mostly says no more than its source does."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = first_line(str(error))
     place = traceback.extract_tb(error.__traceback__)
     source = (place[-1].line or "") if place else ""
     return plain(f"{type(error).__name__}: {line or source}", 300)
