@@ -6,7 +6,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"]
+Precision = Literal[
+    "fp32", "fp16", "bf16", "int8", "fp8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"
+]
 InputRole = Literal["calibration", "train", "validation", "teacher"]
 Need = Literal["required", "optional", "required-or-synthetic"]
 PROTOBUF_LIMIT_BYTES = 2**31 - 1  # a larger model keeps its weights in files beside the protobuf
@@ -149,6 +151,7 @@ class RuntimeSpec:
     """What runs an engine. `preset` gives the passes of a job that names none; its docstring is its documentation.
 
     `baseline` are the parameters whose values the unmodified model is built with, whatever the target says.
+    `ahead_of_time`: it builds on machines that lack its device; such an engine leaves unverified, where that is allowed.
     """
 
     name: str
@@ -161,6 +164,7 @@ class RuntimeSpec:
     packages: tuple[str, ...] = ()
     baseline: Mapping[str, Any] = field(default_factory=dict)  # parameters that make it compute in fp32
     dialects: frozenset[str] = frozenset()  # operators beyond the standard's that it runs, see `PassSpec`
+    ahead_of_time: bool = False
 
     def baseline_params(self, params: Params) -> Params:
         """The parameters of the baseline that an engine with these is measured against."""

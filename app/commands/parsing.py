@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.catalog.short_target import capabilities_of
 from app.commands.common import USAGE, Failure
 
 OPENING, CLOSING = "[{", "]}"
@@ -28,7 +29,7 @@ def parse_pass(text: str) -> dict[str, Any]:
 
 
 def parse_targets(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """`RUNTIME[:k=v,k=v],RUNTIME…`, repeatable: a piece `k=v` belongs to the runtime before it.
+    """`RUNTIME[:smNN+smNN][:k=v,k=v],RUNTIME…`, repeatable: a piece `k=v` belongs to the runtime before it.
 
     Raises:
         Failure: a text is not of that form.
@@ -43,7 +44,13 @@ def parse_targets(texts: Sequence[str]) -> list[dict[str, Any]]:
             if not head.strip() or "=" in head:
                 raise Failure(f"--target {text}: no runtime", hint="see `burnish runtimes`", status=USAGE)
             targets.append({"runtime": head.strip()})
-            if rest:
+            first, _, more = rest.partition(":")
+            if capabilities := capabilities_of(first):
+                targets[-1]["params"] = {"compute_capabilities": capabilities}
+                rest = more
+                if rest:
+                    targets[-1]["params"] |= parse_params(rest, f"--target {text}")
+            elif rest:
                 targets[-1]["params"] = parse_params(rest, f"--target {text}")
     return targets
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.catalog.recipe import Recipe, Target
+from app.catalog.short_target import short_target
 from app.catalog.spec import InputRole
 from app.http.paging import PageQuery
 from app.http.schemas import RequestSchema, UtcTime
@@ -20,13 +21,16 @@ Seconds = Annotated[float, Field(gt=0, le=30 * DAY_SECONDS, allow_inf_nan=False)
 
 
 def _short_target(value: Any) -> Any:
-    return {"runtime": value} if isinstance(value, str) else value
+    return short_target(value) if isinstance(value, str) else value
 
 
 TargetRequest = Annotated[
     Target,
     BeforeValidator(_short_target, json_schema_input_type=Target | str),
-    Field(description="A runtime and its parameters; its name alone is the short form."),
+    Field(
+        description="A runtime and its parameters. Short forms: its name alone, or `tensorrt-rtx:sm89` for GPUs of a "
+        "compute capability (`sm86+sm89` for two)."
+    ),
 ]
 
 

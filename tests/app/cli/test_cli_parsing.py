@@ -98,3 +98,30 @@ def test_what_is_no_recipe_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(Failure) as caught:
         read_recipe(path)
     assert caught.value.status == USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        (
+            "tensorrt-rtx:sm89",
+            [{"runtime": "tensorrt-rtx", "params": {"compute_capabilities": [89]}}],
+        ),
+        (
+            "tensorrt-rtx:sm86+sm120:tf32=true,refit=false,onnxruntime-cpu",
+            [
+                {
+                    "runtime": "tensorrt-rtx",
+                    "params": {"compute_capabilities": [86, 120], "tf32": True, "refit": False},
+                },
+                {"runtime": "onnxruntime-cpu"},
+            ],
+        ),
+        (
+            "tensorrt-rtx:sm89,max_batch=8",
+            [{"runtime": "tensorrt-rtx", "params": {"compute_capabilities": [89], "max_batch": 8}}],
+        ),
+    ],
+)
+def test_target_for_gpus(text: str, targets: list[dict[str, object]]) -> None:
+    assert parse_targets([text]) == targets
