@@ -17,7 +17,7 @@ from workers.distributions import versions_of
 from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain, refused
 from workers.onnx_files import ENTRY, EXTERNAL_TENSOR_BYTES, GRAPH_ALLOWANCE_BYTES, WEIGHTS
-from workers.runtimes import implements
+from workers.runtimes import conditions, implements
 from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 from workers.runtimes.onnx_facts import graph_facts
@@ -127,7 +127,7 @@ class OnnxRuntimeCpu:
             return LoadedOnnxRuntime(InferenceSession(str(engine.path), options, providers=PROVIDERS))
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
-        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}.
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}.
 
         `cpu_features` must all be there; it is empty where the engine holds no layout for one vector width. `version`
         is the one that built it: the operators that ONNX Runtime fuses into are its own, and change between releases.
@@ -141,6 +141,9 @@ class OnnxRuntimeCpu:
             "cpu_features": cpu_features() if engine.facts["hardware_layout"] else [],
             "threads": params.threads or usable_processors(),
             "inputs": self.load(engine, params).inputs,
+            "conditions": conditions.listed(
+                conditions.onnxruntime_cpu(onnxruntime.__version__, engine.facts)
+            ),
         }
 
     def coverage(self, model: ModelHandle) -> Coverage:

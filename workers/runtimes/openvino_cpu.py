@@ -18,7 +18,7 @@ from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
 from workers.openvino_errors import OPENVINO_ERRORS, explain, refused
 from workers.openvino_library import openvino
-from workers.runtimes import implements
+from workers.runtimes import conditions, implements
 from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 from workers.runtimes.openvino_coverage import coverage
@@ -130,7 +130,7 @@ class OpenVinoCpu:
         return LoadedOpenVino(_compile(core, graph, params, "loading"), signature)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
-        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}.
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}.
 
         An IR is compiled for the processor that loads it: `cpu_features` names what the inference precision needs.
         Later versions of OpenVINO read the IR as well.
@@ -145,6 +145,14 @@ class OpenVinoCpu:
             "cpu_features": [name for name in needed if name in cpu_features()][:1],
             "threads": params.threads or usable_processors(),
             "inputs": self.load(engine, params).inputs,
+            "conditions": conditions.listed(
+                conditions.openvino_cpu(
+                    versions_of(SPEC.packages)["openvino"],
+                    engine.facts,
+                    needed,
+                    _blob_key(params)["cpu"] if params.cache_compiled else None,
+                )
+            ),
         }
 
     def coverage(self, model: ModelHandle) -> Coverage:

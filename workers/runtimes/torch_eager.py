@@ -21,7 +21,7 @@ from workers.distributions import versions_of
 from workers.formats.base import OpenedModel, Source
 from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
-from workers.runtimes import implements
+from workers.runtimes import conditions, implements
 from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine, unnamed
 
 SPEC = RUNTIMES["torch-eager"]
@@ -85,7 +85,7 @@ class TorchEager:
         return LoadedEager(formats.registry.alone(told["format"]).open(source))
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
-        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}."""
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}."""
         assert isinstance(params, TorchEagerParams)
         return {
             "runtime": "torch",
@@ -95,6 +95,7 @@ class TorchEager:
             "cpu_features": [],
             "threads": params.threads or usable_processors(),
             "inputs": self.load(engine, params).inputs,
+            "conditions": conditions.listed(conditions.torch_program(self.versions()["torch"])),
         }
 
     def versions(self) -> Mapping[str, str]:

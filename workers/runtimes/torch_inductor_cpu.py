@@ -13,7 +13,7 @@ from app.catalog.spec import Params
 from workers.distributions import versions_of
 from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
-from workers.runtimes import implements
+from workers.runtimes import conditions, implements
 from workers.runtimes.base import Coverage, Engine, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 
@@ -55,7 +55,7 @@ class TorchInductorCpu:
         return load_package(engine.path, params.threads)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
-        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs}.
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}.
 
         `cpu_features` must all be there: the compiler was told to use what this processor has. `threads` are those that
         the code was made for.
@@ -68,6 +68,9 @@ class TorchInductorCpu:
             "cpu_features": cpu_features(),
             "threads": engine.facts["threads"],
             "inputs": self.load(engine, params).inputs,
+            "conditions": conditions.listed(
+                conditions.compiled_code(self.versions()["torch"], engine.facts["threads"], None)
+            ),
         }
 
     def versions(self) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from app.errors import Unavailable
 from workers.distributions import versions_of
 from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
-from workers.runtimes import implements
+from workers.runtimes import conditions, implements
 from workers.runtimes.base import Coverage, Engine, LoadedEngine
 
 SPEC = RUNTIMES["torch-inductor-cuda"]
@@ -53,7 +53,7 @@ class TorchInductorCuda:
         return load_package(engine.path, 0)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
-        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, compute_capability, inputs}."""
+        """Where the engine is valid: {runtime, version, device, architecture, compute_capability, inputs, conditions, …}."""
         return {
             "runtime": "torch",
             "version": self.versions()["torch"],
@@ -62,6 +62,9 @@ class TorchInductorCuda:
             "cpu_features": [],
             "compute_capability": engine.facts["compute_capability"],
             "inputs": self.load(engine, params).inputs,
+            "conditions": conditions.listed(
+                conditions.compiled_code(self.versions()["torch"], None, engine.facts["compute_capability"])
+            ),
         }
 
     def versions(self) -> Mapping[str, str]:
