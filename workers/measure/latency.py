@@ -22,6 +22,7 @@ from workers.measure.launched import EngineUnderTest as EngineUnderTest
 from workers.measure.launched import Launched
 from workers.measure.processors import choose_cpus
 from workers.measure.statistics import median_interval, ratio_interval
+from workers.measure.throughput import Rates, seconds_for_requests, trade_requests
 
 LAUNCHES = 5
 BLOCK_SECONDS = 0.05
@@ -59,6 +60,7 @@ class Timed:
     waited: list[float] = field(
         default_factory=list
     )  # the share of each block in which a thread waited for a CPU
+    rates: Rates = field(default_factory=Rates)  # with several requests under way
 
     @property
     def samples_ms(self) -> np.ndarray:
@@ -73,7 +75,9 @@ class Timed:
 
     @property
     def runs_per_s(self) -> float:
-        """The median of the blocks' rates."""
+        """With as many under way as the engine takes, or one after another: the median of the blocks' rates."""
+        if self.rates.requests > 1:
+            return self.rates.runs_per_s
         rates = [len(block) * 1e9 / sum(block) for launch in self.blocks for block in launch]
         return float(median(rates))
 
@@ -106,12 +110,14 @@ def compare_latency(
     """Measure both, alone on the device, on the feeds in a file (`feeds_file.py`) that hold `batch` samples a run.
 
     The answer: `baseline` and `optimized` with {latency {p50_ms, p90_ms, p99_ms, mean_ms, samples, launches, batch,
-    threads}, throughput_per_s, peak_memory_bytes, load_ms, p50_interval_ms, block_medians_ms, spread}; `speedup` {value,
-    low, high, verdict}; `control` {value, low, high, block_medians_ms}; `pinned_cpus`; `plan`; `waited_share`. With a
-    `reference` also this side, and `speedup_over_reference` like `speedup`.
+    threads}, throughput_per_s, concurrency, throughput_blocks, peak_memory_bytes, load_ms, p50_interval_ms,
+    block_medians_ms, spread}; `speedup` {value, low, high, verdict}; `control` {value, low, high, block_medians_ms};
+    `pinned_cpus`; `plan`; `waited_share`. With a `reference` also this side, and `speedup_over_reference` like `speedup`.
 
     - p99_ms is None where fewer than `P99_RUNS` runs were timed.
-    - throughput_per_s counts samples, one run after another: the median of what the blocks reached.
+    - throughput_per_s counts samples: the median of what the blocks reached. Runs come one after another, as they do for
+      latency; of an engine that takes several requests side by side, `concurrency` of them are under way, in blocks of
+      their own: `throughput_blocks` (None where there are none).
     - peak_memory_bytes is what loading and running added to the process at most, median of the launches.
     - load_ms is with files cached and libraries loaded, median of the launches.
     - waited_share is the median, over blocks, of the share of time that a thread of the engine was ready to run and had
@@ -144,8 +150,17 @@ def compare_latency(
                 report(steps * number + turn, steps * launches, f"launch {number + 1} of {launches}: {name}")
                 with second:
                     partner_ns, partner_loaded = _load(second)
-                    plan = plan or plan_blocks(baseline_ns, partner_ns, launches, own_seconds)
-                    _trade(pairs[name], first, second, plan.runs(name), plan.rounds, swapped=swapped)
+                    several = seconds_for_requests(
+                        own_seconds, loaded["requests"], partner_loaded["requests"]
+                    )
+                    plan = plan or plan_blocks(baseline_ns, partner_ns, launches, own_seconds - several)
+                    pair = pairs[name]
+                    _trade(pair, first, second, plan.runs(name), plan.rounds, swapped=swapped)
+                    if name == "optimized":
+                        pair.baseline.rates.requests = loaded["requests"]
+                        pair.partner.rates.requests = partner_loaded["requests"]
+                        sides = ((pair.baseline.rates, first), (pair.partner.rates, second))
+                        trade_requests(sides, several / launches, swapped=swapped)
                     _note(pairs[name].partner, second, partner_loaded)
                     _note(pairs[name].baseline, first, loaded)
         if beside:
@@ -155,8 +170,9 @@ def compare_latency(
     assert plan is not None
     speedup, control = pairs["optimized"].ratio(seed), pairs["control"].ratio(seed)
     threads = int(baseline.params.get("threads") or len(cpus))
-    sides = (side for pair in pairs.values() for side in (pair.baseline, pair.partner))
-    waited = [share for side in sides for share in side.waited]
+    waited = [
+        share for pair in pairs.values() for side in (pair.baseline, pair.partner) for share in side.waited
+    ]
     result = {
         "baseline": _side(pairs["optimized"].baseline, batch, threads, seed),
         "optimized": _side(pairs["optimized"].partner, batch, threads, seed),
@@ -286,6 +302,8 @@ def _side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
             "threads": threads,
         },
         "throughput_per_s": batch * timed.runs_per_s,
+        "concurrency": timed.rates.requests,
+        "throughput_blocks": timed.rates.described(batch, seed),
         "peak_memory_bytes": int(median(timed.peak_bytes)),
         "load_ms": median(timed.load_ms),
         "p50_interval_ms": _interval(median_interval(medians, seed)),

@@ -5,9 +5,10 @@ and takes commands (`protocol.py`, the other way round: each answer waits for th
 
 | command `do` | fields | answer |
 | --- | --- | --- |
-| load | - | load_ms, resident_before_bytes, resident_loaded_bytes |
+| load | - | load_ms, resident_before_bytes, resident_loaded_bytes, requests (that it takes side by side) |
 | warm_up | seconds, at_most_seconds | run_ns (median of the second half), runs |
 | block | runs, warm_up_seconds | ns (one a run), waited_ns (for a processor, or null) |
+| throughput | seconds | ns (of all), runs; `requests` of them under way |
 | memory | - | peak_bytes, resident_bytes |
 
 An error is answered with `problem`.
@@ -19,7 +20,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from workers.measure.scheduling import longest_wait_ns, waited_ns
 from workers.protocol import SupervisorPipe
 from workers.sandbox.namespaces import die_with_parent
 
+LEAST_EACH = 2  # runs a request, of a block with several under way
 LEAST_RUNS = 3  # of a warm-up, where they do not take too long
 
 
@@ -74,6 +76,7 @@ class Launch:
             "load": self.load,
             "warm_up": self.warm_up,
             "block": self.block,
+            "throughput": self.throughput,
             "memory": self.memory,
         }
         return commands[command["do"]](**given)
@@ -81,6 +84,7 @@ class Launch:
     def load(self) -> dict[str, Any]:
         """Load the engine; from here on the peak of memory counts. Imports are done, the engine's files are cached."""
         from workers.measure.memory import reset_peak, resident_bytes
+        from workers.runtimes.base import Concurrent
 
         gc.collect()
         reset_peak()
@@ -94,6 +98,7 @@ class Launch:
             "load_ms": load_ms,
             "resident_before_bytes": before,
             "resident_loaded_bytes": resident_bytes(),
+            "requests": self._engine.requests if isinstance(self._engine, Concurrent) else 1,
         }
 
     def warm_up(self, seconds: float, at_most_seconds: float) -> dict[str, Any]:
@@ -122,11 +127,35 @@ class Launch:
             gc.enable()
         return {"ns": times, "waited_ns": longest_wait_ns(before, waited_ns())}
 
+    def throughput(self, seconds: float) -> dict[str, Any]:
+        """Runs for `seconds`, as many under way as the engine takes, until the last is done; each was run before that."""
+        self._run_many(0.0)
+        gc.disable()
+        started = time.perf_counter_ns()
+        try:
+            runs = self._run_many(seconds)
+        finally:
+            gc.enable()
+        return {"ns": time.perf_counter_ns() - started, "runs": runs}
+
     def memory(self) -> dict[str, Any]:
         """The peak since `load`, and what is resident now."""
         from workers.measure.memory import peak_bytes, resident_bytes
 
         return {"peak_bytes": peak_bytes(), "resident_bytes": resident_bytes()}
+
+    def _run_many(self, seconds: float) -> int:
+        """How many runs were started within `seconds`; at least `LEAST_EACH` a request."""
+        least, end, runs = LEAST_EACH * self._engine.requests, time.perf_counter() + seconds, 0
+
+        def feeds() -> Iterator[Any]:
+            nonlocal runs
+            while runs < least or time.perf_counter() < end:
+                yield self._feeds[runs % len(self._feeds)]
+                runs += 1
+
+        self._engine.run_many(feeds(), lambda number, outputs: None)
+        return runs
 
     def _time(self, number: int) -> int:
         feeds = self._feeds[number % len(self._feeds)]

@@ -33,7 +33,15 @@ def _side_rows(name: str, side: Json, timed: Json) -> Iterator[dict[str, Any]]:
         if latency[f"{percent}_ms"] is not None:
             yield _row(name, f"latency_{percent}", "ms", latency[f"{percent}_ms"], runs)
     yield _row(name, "latency_mean", "ms", latency["mean_ms"], runs)
-    yield _row(name, "throughput", "1/s", side["throughput_per_s"], runs)
+    several = timed["throughput_blocks"] or {"low": None, "high": None, "count": runs["count"]}
+    yield _row(
+        name,
+        "throughput",
+        "1/s",
+        side["throughput_per_s"],
+        {**runs, "count": several["count"], "concurrency": side["concurrency"]},
+        (several["low"], several["high"]),
+    )
     loads, peaks = timed["spread"]["load_ms"], timed["spread"]["peak_bytes"]
     yield _row(
         name, "load", "ms", side["load_ms"], {"count": len(loads), "values": loads}, (min(loads), max(loads))

@@ -61,9 +61,9 @@ def measure(
 
     `reference` is the model in its source framework, timed beside the others, its outputs not compared.
 
-    The answer: `baseline`, `optimized` and `reference` (None where none is given) {latency, throughput_per_s, peak_memory_bytes, load_ms, accuracy};
-    `comparison` {speedup, control, fidelity, accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of
-    `protocol.py`; `machine`; `warnings`.
+    The answer: `baseline`, `optimized` and `reference` (None where none is given) {latency, throughput_per_s, concurrency
+    (runs under way for that), peak_memory_bytes, load_ms, accuracy}; `comparison` {speedup, control, fidelity,
+    accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of `protocol.py`; `machine`; `warnings`.
 
     Raises:
         InvalidParams: a budget on a metric that has no drop.
@@ -91,7 +91,7 @@ def measure(
         name: {
             **{
                 key: timed[name][key]
-                for key in ("latency", "throughput_per_s", "peak_memory_bytes", "load_ms")
+                for key in ("latency", "throughput_per_s", "concurrency", "peak_memory_bytes", "load_ms")
             },
             **outputs,
         }

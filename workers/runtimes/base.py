@@ -1,6 +1,6 @@
 """What every runtime gives: build, load, run, facts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from app.catalog.spec import Params
 from workers.model_handle import ModelHandle
 
 Feeds = dict[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,24 @@ class LoadedEngine(Protocol):
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]: ...
+    def run(self, feeds: Feeds) -> Outputs: ...
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A loaded engine that may have several runs under way, where its parameters ask for that.
+
+    Its throughput is then measured so. Source of the term: AsyncInferQueue of OpenVINO, instances of a served model.
+    """
+
+    requests: int  # runs that its threads are arranged for, side by side; 1: one after another
+
+    def run_many(self, feeds: Iterable[Feeds], take: Callable[[int, Outputs], None]) -> None:
+        """Run all of them, `requests` at a time, and return when the last is done.
+
+        `take` gets each one's place in `feeds` and its outputs as it ends, from any thread, several at once. Raises as `run`.
+        """
+        ...
 
 
 class Runtime(Protocol):

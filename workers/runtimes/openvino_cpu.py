@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from app.catalog.runtime_params.openvino import OpenVinoCpuParams
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
-from app.errors import InvalidParams, SignatureMismatch
+from app.errors import InvalidParams
 from workers import openvino_model
 from workers.distributions import versions_of
 from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
-from workers.openvino_errors import OPENVINO_ERRORS, explain, refused
+from workers.openvino_errors import refused
 from workers.openvino_library import openvino
 from workers.runtimes import conditions, implements
-from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
+from workers.runtimes.base import Coverage, Engine, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 from workers.runtimes.openvino_coverage import coverage
 from workers.runtimes.openvino_facts import compiled_facts, weight_counts
+from workers.runtimes.openvino_loaded import LoadedOpenVino
 
 SPEC = RUNTIMES["openvino-cpu"]
 DEVICE = "CPU"
@@ -34,55 +33,6 @@ NEEDED = {  # for an inference precision: instruction sets, any of which makes i
     "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
     "f16": ("avx512_fp16", "amx_fp16", "asimdhp"),
 }
-
-
-class LoadedOpenVino:
-    """A compiled network and one request, ready to run; `signature` is its graph's, as its own names can be others."""
-
-    def __init__(self, compiled: Any, signature: Mapping[str, Any]):
-        self._request = compiled.create_infer_request()
-        self.inputs, self.outputs = list(signature["inputs"]), list(signature["outputs"])
-        self._names = [entry["name"] for entry in self.outputs]
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """The outputs by name.
-
-        Raises:
-            SignatureMismatch: names, types or shapes of the feeds are not the engine's.
-            InvalidModel, OutOfMemory: the engine fails on these inputs.
-        """
-        self._check(feeds)
-        # shared memory must be writable, though nothing writes to it
-        ordered = {
-            index: np.require(feeds[entry["name"]], requirements=["C", "W"])
-            for index, entry in enumerate(self.inputs)
-        }
-        try:
-            # inputs are read in place, outputs are copies: the next run does not overwrite them
-            results = self._request.infer(ordered, share_inputs=True, share_outputs=False)
-        except OPENVINO_ERRORS as error:
-            raise explain(error, "running the engine", stage="running") from error
-        return {name: results[index] for index, name in enumerate(self._names)}
-
-    def _check(self, feeds: Feeds) -> None:
-        """OpenVINO itself casts what has another type, and ignores what it does not know."""
-        if set(feeds) != {entry["name"] for entry in self.inputs}:
-            raise SignatureMismatch(
-                f"the engine takes {', '.join(sorted(entry['name'] for entry in self.inputs))}, "
-                f"given were {', '.join(sorted(feeds)) or 'no inputs'}",
-                stage="running",
-            )
-        for entry in self.inputs:
-            value, shape = np.asarray(feeds[entry["name"]]), entry["shape"]
-            fits = len(value.shape) == len(shape) and all(
-                wanted in (None, given) for wanted, given in zip(shape, value.shape, strict=True)
-            )
-            if value.dtype.name != entry["dtype"] or not fits:
-                raise SignatureMismatch(
-                    f"input {entry['name']!r} takes {entry['dtype']} {shape}, given was {value.dtype.name} {list(value.shape)}",
-                    stage="running",
-                    param=entry["name"],
-                )
 
 
 @implements(SPEC.name)
@@ -126,8 +76,8 @@ class OpenVinoCpu:
             signature = openvino_model.signature_of(graph)
             if _blob_fits(engine, params):
                 blob = (engine.root / BLOB).read_bytes()
-                return LoadedOpenVino(core.import_model(blob, DEVICE, properties(params)), signature)
-        return LoadedOpenVino(_compile(core, graph, params, "loading"), signature)
+                return _loaded(core.import_model(blob, DEVICE, properties(params)), signature, params)
+        return _loaded(_compile(core, graph, params, "loading"), signature, params)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
         """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}.
@@ -182,6 +132,10 @@ def properties(params: OpenVinoCpuParams) -> dict[str, Any]:
     if params.inference_precision != "auto":
         chosen["INFERENCE_PRECISION_HINT"] = params.inference_precision
     return chosen
+
+
+def _loaded(compiled: Any, signature: Mapping[str, Any], params: OpenVinoCpuParams) -> LoadedEngine:
+    return LoadedOpenVino(compiled, signature, several=params.hint == "throughput" or params.streams > 1)
 
 
 def _compile(core: Any, graph: Any, params: OpenVinoCpuParams, stage: str) -> Any:
