@@ -2,22 +2,24 @@
 
 import json
 import os
-import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from app.artifacts.envelope import Facts, conditions_of, hold
+from app.artifacts.machine import this_machine
 from app.commands import bundles
-from app.commands.common import DONE, FAILED, JsonOption, leave, print_json, stdout
+from app.commands.common import DONE, FAILED, JsonOption, leave, print_json, shown, stdout
 
 RUN_SECONDS = 600
+SLOW = 4  # exit status
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Finding:
     what: str
     ok: bool | None
     detail: str
+    slow: bool = False
 
 
 def check(
@@ -37,45 +40,79 @@ def check(
 ) -> None:
     """Check an engine on this machine: its files, where it is valid, and its outputs. No service is needed.
 
-    Exit status: 0 everything is as the manifest says, 1 it is not.
+    Exit status: 0 yes, it is valid here; 1 no; 2 wrong usage; 4 it is valid, but slower than it was measured to be.
     """
     manifest = bundles.read_manifest(folder)
-    wrong = bundles.damaged_files(folder, manifest)
-    files = Finding(
-        "files", not wrong, "; ".join(wrong) or f"{len(manifest['files'])} files are as they were"
-    )
-    findings = [files, *validity(manifest)]
-    if not wrong:  # what was changed is not run: `run.py` itself may be among it
-        findings.append(outputs(folder))
-    ok = all(finding.ok is not False for finding in findings)
+    findings = look_at(folder, manifest)
+    verdict = verdict_of(findings)
+    rebuild = None if verdict == "yes" else rebuild_command(manifest)
     if as_json:
-        print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
+        print_json(
+            {
+                "ok": verdict != "no",
+                "verdict": verdict,
+                "findings": [asdict(finding) for finding in findings],
+                "rebuild": rebuild,
+            }
+        )
     else:
-        for finding in findings:
-            mark = {True: "[green]ok  [/]", None: "[yellow]note[/]", False: "[bold red]FAIL[/]"}[finding.ok]
-            stdout().print(f"{mark}  {escape(finding.what)}: {escape(finding.detail)}", soft_wrap=True)
-    leave(DONE if ok else FAILED)
+        show(findings, verdict, rebuild)
+    leave({"yes": DONE, "slow": SLOW, "no": FAILED}[verdict])
 
 
-def validity(manifest: Mapping[str, Any]) -> list[Finding]:
-    """Hold the manifest's `validity` against this machine.
+def look_at(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
+    """Everything that can be said of the bundle here. Nothing of it is run where a file was changed, or a condition says no."""
+    wrong = bundles.damaged_files(folder, manifest)
+    text = "; ".join(wrong) or f"{len(manifest['files'])} files are as they were"
+    findings = [Finding("files", not wrong, text), *validity(manifest)]
+    if any(finding.ok is False for finding in findings):  # `run.py` itself may be among what was changed
+        return findings
+    return [*findings, outputs(folder)]
 
-    Another version of the runtime is a note: whether it gives the promised outputs shows when it runs.
-    """
-    envelope = manifest.get("validity", {})
-    findings = []
-    if (architecture := envelope.get("architecture")) is not None:
-        here = platform.machine()
-        findings.append(Finding("architecture", here == architecture, _against(architecture, here)))
-    if wanted := envelope.get("cpu_features"):
-        missing = sorted(set(wanted) - cpu_flags())
-        detail = f"this processor lacks {', '.join(missing)}" if missing else f"has {', '.join(wanted)}"
-        findings.append(Finding("processor features", not missing, detail))
-    if (package := envelope.get("runtime")) is not None:
-        built, found = envelope.get("version"), installed(package)
-        ok = False if found is None else True if found == built else None
-        findings.append(Finding(f"runtime {package}", ok, _against(built, found or "none installed")))
-    return findings
+
+def verdict_of(findings: list[Finding]) -> str:
+    """`no`, `slow` or `yes`. What only a run can tell was told by the outputs, which are among the findings."""
+    if any(finding.ok is False for finding in findings):
+        return "no"
+    return "slow" if any(finding.slow for finding in findings) else "yes"
+
+
+def show(findings: list[Finding], verdict: str, rebuild: str | None) -> None:
+    """The findings, the verdict, and what to do about it, for people."""
+    for finding in findings:
+        mark = {True: "[green]ok  [/]", None: "[yellow]note[/]", False: "[bold red]FAIL[/]"}[finding.ok]
+        mark = "[yellow]slow[/]" if finding.slow else mark
+        stdout().print(f"{mark}  {escape(finding.what)}: {escape(shown(finding.detail))}", soft_wrap=True)
+    said = {
+        "yes": "[green]yes[/]: the engine is valid on this machine",
+        "slow": "[yellow]slow[/]: the engine is valid on this machine, and slower than it was measured to be",
+        "no": "[bold red]no[/]: the engine is not valid on this machine",
+    }
+    stdout().print(said[verdict], soft_wrap=True)
+    if rebuild is not None:
+        stdout().print(f"build it anew for another machine: [bold]{escape(rebuild)}[/]", soft_wrap=True)
+
+
+def validity(manifest: Mapping[str, Any], facts: Facts | None = None) -> list[Finding]:
+    """Hold the manifest's conditions against a machine, this one where no `facts` are given."""
+    try:
+        conditions = conditions_of(manifest.get("validity") or {})
+    except ValueError as error:
+        return [Finding("validity", None, f"{error}: a newer burnish may know it")]
+    known = this_machine(conditions) if facts is None else facts
+    marks = {"yes": True, "no": False, "slow": None, "unproved": None}
+    return [
+        Finding(held.condition.what, marks[held.verdict], held.text, held.verdict == "slow")
+        for held in hold(conditions, known)
+    ]
+
+
+def rebuild_command(manifest: Mapping[str, Any]) -> str | None:
+    """The command that builds the engine anew from the optimized model that the service stores; None: nothing names a job."""
+    job, target = manifest.get("job"), manifest.get("target")
+    if not isinstance(job, str) or not isinstance(target, dict) or not isinstance(target.get("runtime"), str):
+        return None
+    return f"burnish rebuild {shlex.quote(job)} --target {shlex.quote(target['runtime'])} -o ENGINE_DIR"
 
 
 def outputs(folder: Path) -> Finding:
@@ -97,33 +134,6 @@ def outputs(folder: Path) -> Finding:
         last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
         return Finding("outputs", False, f"run.py ended with status {done.returncode}, saying: {last[0]}")
     return Finding("outputs", done.returncode == 0, said.get("error") or "; ".join(lines))
-
-
-def installed(package: str) -> str | None:
-    """The version of a package here; a runtime's variants (`onnxruntime-gpu`, …) share an import name."""
-    for name in (package, f"{package}-gpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def cpu_flags() -> set[str]:
-    """The processor's features, as Linux names them; nothing where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
-
-
-def _against(wanted: Any, here: Any) -> str:
-    return f"{here}" if wanted == here else f"made for {wanted}, here is {here}"
 
 
 def _output_text(entry: Mapping[str, Any]) -> str:

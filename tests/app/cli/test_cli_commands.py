@@ -17,7 +17,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from app import __version__
-from app.commands.check import validity
 from app.commands.compare import larger, slower, worse
 from app.config import Settings
 
@@ -225,7 +224,7 @@ def test_check_a_good_engine(engine: Path, tmp_path: Path) -> None:
     assert findings(done) == {
         "files": True,
         "architecture": True,
-        "runtime onnxruntime": True,
+        "package:onnxruntime": True,
         "outputs": True,
     }
     assert not list(engine.rglob("__pycache__"))
@@ -252,15 +251,42 @@ def test_check_finds_other_outputs(engine: Path, tmp_path: Path) -> None:
     assert "FAIL  outputs: y differs by 4, 0 allowed" in done.stdout
 
 
-def test_validity_of_another_machine() -> None:
-    envelope = {
-        "architecture": "riscv128",
-        "cpu_features": ["avx1024"],
-        "runtime": "no-such-runtime",
-        "version": "1",
-    }
-    found = {finding.what: finding for finding in validity({"validity": envelope})}
-    assert [finding.ok for finding in found.values()] == [False, False, False]
-    assert "avx1024" in found["processor features"].detail
-    other = validity({"validity": {"runtime": "onnxruntime", "version": "0.1"}})
-    assert [finding.ok for finding in other] == [None]
+def test_an_engine_of_another_machine_is_told_with_the_command_that_builds_it_anew(
+    engine: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["job"] = "job_1"
+    manifest["validity"]["architecture"] = "riscv128"
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    said = json.loads(burnish_command("check", str(engine), "--json", home=tmp_path, check=1).stdout)
+    assert said["verdict"] == "no"
+    assert "outputs" not in {finding["what"] for finding in said["findings"]}
+    assert said["rebuild"] == "burnish rebuild job_1 --target onnxruntime-cpu -o ENGINE_DIR"
+
+
+def test_an_engine_that_will_be_slower_has_a_status_of_its_own(engine: Path, tmp_path: Path) -> None:
+    manifest = json.loads((engine / "manifest.json").read_text())
+    why = "it was measured with more"
+    condition = {"what": "processors", "rule": "at_least", "wanted": 4096, "otherwise": "slow", "why": why}
+    manifest["validity"] = {"conditions": [condition]}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    done = burnish_command("check", str(engine), home=tmp_path, check=4)
+    assert f": {why}" in done.stdout
+    assert "slow: the engine is valid on this machine" in done.stdout
+    assert json.loads(burnish_command("check", str(engine), "--json", home=tmp_path, check=4).stdout)["ok"]
+
+
+def test_another_version_is_settled_by_the_outputs(engine: Path, tmp_path: Path) -> None:
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["validity"]["version"] = "0.1"
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    said = json.loads(burnish_command("check", str(engine), "--json", home=tmp_path).stdout)
+    assert said["verdict"] == "yes"
+    assert {finding["what"]: finding["ok"] for finding in said["findings"]}["package:onnxruntime"] is None
+
+
+def test_conditions_of_a_later_version_are_a_note(engine: Path, tmp_path: Path) -> None:
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["validity"] = {"conditions": [{"what": "moon", "rule": "phase", "wanted": "full"}]}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    assert findings(burnish_command("check", str(engine), "--json", home=tmp_path))["validity"] is None
