@@ -10,7 +10,7 @@ from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import BudgetNotMet, SignatureMismatch, UnsupportedFormat
+from app.errors import BudgetNotMet, SignatureMismatch, UnsupportedFormat, UnsupportedOperator
 from workers import passes, runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
@@ -28,7 +28,10 @@ from workers.samples import open_samples, synthetic_samples
 from workers.steps import StepOutcome, Steps, Supervisor
 from workers.verify import verify_baseline
 
-REFERENCE = "torch-eager"  # the runtime of `result.reference`
+REFERENCES = {
+    "cuda": "torch-eager-cuda"
+}  # the runtime of `result.reference`, by the target's device; elsewhere:
+REFERENCE = "torch-eager"
 LARGE_BYTES = 1 << 30
 SYNTHETIC_CALIBRATION_SAMPLES = 64
 SYNTHETIC_MEASURING_SAMPLES = 16
@@ -77,7 +80,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     unmodified, optimized = (taken(attempt, model, runtime.formats) for model in (original, optimized))
     baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, unmodified)
     engine = build_engine(attempt, "build", runtime, params, optimized)
-    reference = reference_engine(attempt, original, params)
+    reference = reference_engine(attempt, original, runtime.device, params)
 
     samples = measuring_samples(attempt)
     sides = [
@@ -255,13 +258,22 @@ def build_engine(
     return Engine(outcome.root, outcome.facts["entry"], outcome.facts["engine"])
 
 
-def reference_engine(attempt: Attempt, original: ModelHandle, params: Params) -> EngineUnderTest | None:
+def reference_engine(
+    attempt: Attempt, original: ModelHandle, device: str, params: Params
+) -> EngineUnderTest | None:
     """The model in its source framework, with as many threads as the target has; None where ONNX was uploaded."""
     if not FORMATS[original.format].reference:
         return None
-    runtime = RUNTIMES[REFERENCE]
-    own = runtime.params.model_validate({"threads": getattr(params, "threads", 0)})
-    engine = build_engine(attempt, "build:reference", runtime, own, original)
+    runtime = RUNTIMES[REFERENCES.get(device, REFERENCE)]
+    threads = getattr(params, "threads", 0)
+    own = runtime.params.model_validate(
+        {"threads": threads} if "threads" in runtime.params.model_fields else {}
+    )
+    try:
+        engine = build_engine(attempt, "build:reference", runtime, own, original)
+    except UnsupportedOperator as error:
+        attempt.warnings.append(f"the model's own framework was not measured beside: {error.detail}")
+        return None
     return EngineUnderTest(runtime.name, engine.root, engine.entry, own.model_dump(mode="json"))
 
 

@@ -14,23 +14,26 @@ from typing import Any
 import psutil
 
 from app.catalog.runtimes import RUNTIMES
+from workers.gpu import gpus
 from workers.sandbox import cgroups
 from workers.sandbox.check import sandbox
 from workers.sandbox.limits import clean_environment, memory_limit_bytes
 
 SELF_TEST_SECONDS = 120.0
-GPU_SECONDS = 20.0
 CPU_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-GPU_FIELDS = ("name", "uuid", "memory.total", "driver_version", "compute_cap")
 
 
 def main(names: list[str]) -> int:
     """Print what was found as one JSON object: {runtimes: {name: facts}, failed: {name: reason}, hardware, sandbox}."""
     seen = hardware()
-    names = [name for name in names if RUNTIMES[name].device != "cuda" or seen["gpus"]]
+    names = [
+        name
+        for name in names
+        if RUNTIMES[name].device != "cuda" or RUNTIMES[name].ahead_of_time or seen["gpus"]
+    ]
     runtimes: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=seen["cores"]) as pool:
@@ -150,22 +153,6 @@ def cpu() -> tuple[str, list[str]]:
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return fields.get("model name", platform.processor()), [flag for flag in CPU_FLAGS if flag in flags]
-
-
-def gpus() -> list[dict[str, str]]:
-    """What `nvidia-smi` says; [] where there is none or it does not answer."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GPU_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    names = ("name", "uuid", "memory_mib", "driver", "compute_capability")
-    rows = (line.split(",") for line in done.stdout.strip().splitlines())
-    return [
-        dict(zip(names, (value.strip() for value in row), strict=True))
-        for row in rows
-        if len(row) == len(names)
-    ]
 
 
 def _write_relu(path: Path) -> None:

@@ -9,7 +9,7 @@ from app.catalog.pass_params.quantization import (
     QuantizeStaticParams,
     QuantizeWeightsParams,
 )
-from app.catalog.pass_params.torch import QuantizeTorchParams
+from app.catalog.pass_params.torch import CastTorchParams, QuantizeTorchParams
 from app.catalog.spec import ByParameter, PassSpec, Precision
 
 ANY_PRECISION: frozenset[Precision] = frozenset(
@@ -128,6 +128,17 @@ _SPECS = (
         over_2gb=True,
         dialects=ANY_DIALECT,
         packages=("onnxruntime", "onnx"),
+    ),
+    PassSpec(
+        name="cast-torch",
+        version=1,
+        title="Cast a PyTorch program to half precision",
+        params=CastTorchParams,
+        consumes=frozenset({"fp32"}),
+        produces=ByParameter("dtype", {"fp16": "fp16", "bf16": "bf16"}),
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        packages=("torch",),
     ),
     PassSpec(
         name="quantize-torch",

@@ -35,6 +35,28 @@ def load_onnxruntime_cpu(engine: Path, target: Manifest) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
 
+def load_onnxruntime_gpu(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; runs on ONNX Runtime's CUDA or TensorRT provider."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    onnxruntime.preload_dlls()
+    wanted = (
+        "TensorrtExecutionProvider" if target["runtime"].endswith("tensorrt") else "CUDAExecutionProvider"
+    )
+    given = {"use_tf32": str(int(target["params"].get("tf32", False)))} if "CUDA" in wanted else {}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = [(wanted, given), *([] if given else ["CUDAExecutionProvider"]), "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(engine), options, providers=providers, enable_fallback=0)
+    if wanted not in session.get_providers():
+        raise ImportError(
+            f"ONNX Runtime cannot load {wanted} here: install onnxruntime-gpu and its libraries"
+        )
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
 def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
     """A function from feeds to outputs, by name; compiles the IR for this processor with OpenVINO's CPU plugin."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or importing openvino reports to its makers
@@ -67,6 +89,7 @@ def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
 
 def load_torch_eager(engine: Path, target: Manifest) -> Run:
     """A function from feeds to outputs, by name; runs the exported program that lies beside `engine` in eager PyTorch."""
+    device = "cuda" if target["runtime"].endswith("cuda") else "cpu"
     import numpy as np
     import torch
     import torch.ao.quantization.fx._decomposed  # the operators of programs in 8 bits
@@ -75,10 +98,17 @@ def load_torch_eager(engine: Path, target: Manifest) -> Run:
     if threads := target["params"].get("threads"):
         torch.set_num_threads(threads)
     program = torch.export.load(str(engine.parent / "model" / told["entry"]))
+    if device == "cuda":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+        precision = "tf32" if target["params"].get("tf32") else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     module = program.module()
 
     def run(feeds: dict[str, Any]) -> dict[str, Any]:
-        tensors = iter([torch.from_numpy(np.array(feeds[name])) for name in told["inputs"]])
+        tensors = iter([torch.from_numpy(np.array(feeds[name])).to(device) for name in told["inputs"]])
         given = program.graph_signature.user_inputs
         flat = [
             next(tensors) if isinstance(value, str) else value for value in given
@@ -86,7 +116,7 @@ def load_torch_eager(engine: Path, target: Manifest) -> Run:
         args, kwargs = torch.utils._pytree.tree_unflatten(flat, program.call_spec.in_spec)
         with torch.inference_mode():
             found = torch.utils._pytree.tree_leaves(module(*args, **kwargs))
-        outputs = [value.numpy() for value in found if isinstance(value, torch.Tensor)]
+        outputs = [value.cpu().numpy() for value in found if isinstance(value, torch.Tensor)]
         return dict(zip(told["outputs"], outputs, strict=True))
 
     return run
@@ -123,8 +153,11 @@ def load_torch_inductor(engine: Path, target: Manifest) -> Run:
 
 LOADERS = {
     "onnxruntime-cpu": load_onnxruntime_cpu,
+    "onnxruntime-cuda": load_onnxruntime_gpu,
+    "onnxruntime-tensorrt": load_onnxruntime_gpu,
     "openvino-cpu": load_openvino_cpu,
     "torch-eager": load_torch_eager,
+    "torch-eager-cuda": load_torch_eager,
     "torch-inductor-cpu": load_torch_inductor,
     "torch-inductor-cuda": load_torch_inductor,
 }

@@ -283,7 +283,7 @@ class OpenedOnnx:
     """See `base.OpenedModel`: run by ONNX Runtime without its optimizations."""
 
     def __init__(self, source: Source):
-        from app.catalog.runtimes import OnnxRuntimeCpuParams
+        from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
         from workers.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 
         self._source = source

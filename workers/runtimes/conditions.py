@@ -55,6 +55,31 @@ def onnxruntime_cpu(version: str, facts: Mapping[str, Any]) -> list[Condition]:
     return [*needed, *_int8(facts)]
 
 
+def onnxruntime_gpu(version: str, capability: str, *, compiled: bool) -> list[Condition]:
+    """Of a graph that ONNX Runtime runs on GPUs; `compiled` where it holds what TensorRT built for one kind of GPU."""
+    if compiled:
+        why = "it holds an engine that TensorRT built for this kind of GPU"
+        return [
+            same_minor("package:onnxruntime", version, "no", "its engines follow ONNX Runtime's TensorRT"),
+            equal("compute_capability", capability, "no", why),
+        ]
+    return [
+        at_least(
+            "package:onnxruntime",
+            _minor(version),
+            "no",
+            "it may hold operators, or a form of the file, that came with the version that built it",
+        ),
+        at_most(
+            "package:onnxruntime",
+            _minor(version),
+            "unproved",
+            "later versions may change the operators of ONNX Runtime's own that it was fused into",
+        ),
+        _gpu(capability),
+    ]
+
+
 def openvino_cpu(
     version: str, facts: Mapping[str, Any], precision_needs: Sequence[str], blob_cpu: str | None
 ) -> list[Condition]:
@@ -81,9 +106,10 @@ def openvino_cpu(
     return [*needed, *_int8(facts)]
 
 
-def torch_program(version: str) -> list[Condition]:
-    """Of an exported program that eager PyTorch runs."""
+def torch_program(version: str, capability: str | None = None) -> list[Condition]:
+    """Of an exported program that eager PyTorch runs; `capability` of the GPU that it was measured on."""
     return [
+        *([_gpu(capability)] if capability else []),
         at_least(
             "package:torch", _minor(version), "no", "older versions do not read the programs of a later one"
         ),
@@ -118,6 +144,15 @@ def compiled_code(version: str, threads: int | None, capability: str | None) -> 
 
 def _architecture(otherwise: Any, why: str) -> Condition:
     return equal("architecture", platform.machine(), otherwise, why)
+
+
+def _gpu(capability: str) -> Condition:
+    return equal(
+        "compute_capability",
+        capability,
+        "unproved",
+        "other GPUs have other kernels, which may round differently",
+    )
 
 
 def _block(features: Sequence[str]) -> Condition:

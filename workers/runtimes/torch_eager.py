@@ -55,20 +55,8 @@ class TorchEager:
         Raises:
             BurnishError: as the format's `open`.
         """
-        opened = formats.registry.alone(model.format).open(Source(model.root, model.entry, model.declared))
-        told = {
-            "format": model.format,
-            "entry": model.entry,
-            "declared": dict(model.declared),
-            "inputs": [entry["name"] for entry in opened.inputs],
-            "outputs": [entry["name"] for entry in opened.outputs],
-        }
-        for file in sorted(path for path in model.root.rglob("*") if path.is_file()):
-            target = out / MODEL / file.relative_to(model.root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(file, target)
-        (out / ENTRY).write_text(json.dumps(told), encoding="utf-8")
-        return Engine(out, ENTRY, _facts(model) if model.format == PROGRAM else {"explained": []})
+        lay_out(model, out)
+        return Engine(out, ENTRY, facts(model))
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The model, opened by its format. Raises as the format's `open`."""
@@ -80,9 +68,7 @@ class TorchEager:
             RuntimeError
         ):  # it is for once a process; operators run one after another anyway
             torch.set_num_interop_threads(1)
-        told = json.loads(engine.path.read_bytes())
-        source = Source(engine.root / MODEL, told["entry"], told["declared"])
-        return LoadedEager(formats.registry.alone(told["format"]).open(source))
+        return LoadedEager(opened(engine))
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
         """Where the engine is valid: {runtime, version, device, architecture, cpu_features, threads, inputs, conditions}."""
@@ -117,12 +103,41 @@ class TorchEager:
             raise RuntimeError("relu of [-1, 2] came out wrong")
 
 
-def _facts(model: ModelHandle) -> dict[str, Any]:
+def lay_out(model: ModelHandle, out: Path) -> OpenedModel:
+    """Put the model's files and `ENTRY`, which says how to open them, into `out`; the opened model. Raises as `open`."""
+    found = formats.registry.alone(model.format).open(Source(model.root, model.entry, model.declared))
+    told = {
+        "format": model.format,
+        "entry": model.entry,
+        "declared": dict(model.declared),
+        "inputs": [entry["name"] for entry in found.inputs],
+        "outputs": [entry["name"] for entry in found.outputs],
+    }
+    for file in sorted(path for path in model.root.rglob("*") if path.is_file()):
+        target = out / MODEL / file.relative_to(model.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(file, target)
+    (out / ENTRY).write_text(json.dumps(told), encoding="utf-8")
+    return found
+
+
+def opened(engine: Engine) -> OpenedModel:
+    """The model that an engine of `lay_out` holds. Raises as the format's `open`."""
+    told = json.loads(engine.path.read_bytes())
+    return formats.registry.alone(told["format"]).open(
+        Source(engine.root / MODEL, told["entry"], told["declared"])
+    )
+
+
+def facts(model: ModelHandle) -> dict[str, Any]:
+    """Facts of a program as eager PyTorch runs it; of other formats, which are references alone, only their keys."""
+    if model.format != PROGRAM:
+        return {"explained": []}
     from workers.torch.facts import program_facts
     from workers.torch.program import load_program
 
-    facts = program_facts(load_program(model.path).program)
-    return {**facts, "explained": _explained(facts)}
+    found = program_facts(load_program(model.path).program)
+    return {**found, "explained": _explained(found)}
 
 
 def _explained(facts: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""AOTInductor on NVIDIA GPUs, by the code of `torch_inductor_cpu`. Never run: there was no such machine."""
+"""AOTInductor on NVIDIA GPUs, by the code of `torch_inductor_cpu`."""
 
 import platform
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Any
 from app.catalog.runtime_params.torch import TorchInductorCudaParams
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
-from app.errors import Unavailable
 from workers.distributions import versions_of
 from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
@@ -30,11 +29,13 @@ class TorchInductorCuda:
             Unavailable: there is no GPU that PyTorch can use.
             UnsupportedOperator, InvalidModel, OutOfMemory: see `torch.inductor.compile_program`.
         """
+        from workers.torch.cuda import capability, precise
         from workers.torch.inductor import compile_program
         from workers.torch.program import load_program
 
         assert isinstance(params, TorchInductorCudaParams)
-        capability = _capability()
+        found = capability()
+        precise(tf32=params.tf32)
         facts = compile_program(
             load_program(model.path),
             out / ENTRY,
@@ -43,13 +44,16 @@ class TorchInductorCuda:
             freezing=params.freezing,
             max_autotune=params.max_autotune,
         )
-        return Engine(out, ENTRY, {**facts, "hardware_layout": False, "compute_capability": capability})
+        return Engine(out, ENTRY, {**facts, "hardware_layout": False, "compute_capability": found})
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The engine in memory. Raises Unavailable, InvalidModel where this machine cannot load it."""
+        from workers.torch.cuda import capability, precise
         from workers.torch.inductor import load_package
 
-        _capability()
+        assert isinstance(params, TorchInductorCudaParams)
+        capability()
+        precise(tf32=params.tf32)
         return load_package(engine.path, 0)
 
     def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
@@ -78,20 +82,13 @@ class TorchInductorCuda:
 
         return Coverage(program_facts(load_program(model.path).program)["nodes"], [])
 
+    def self_test(self) -> None:
+        """PyTorch computes on the GPU, and Inductor's own compiler is there. A network would take half a minute."""
+        from torch.utils._triton import has_triton
 
-def _capability() -> str:
-    """The first GPU's compute capability, as in `8.9`.
+        from workers.runtimes.torch_eager_cuda import TorchEagerCuda
 
-    Raises:
-        Unavailable: there is no GPU that PyTorch can use.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        raise Unavailable(
-            "there is no GPU here that PyTorch can use",
-            stage="building",
-            hint="install a PyTorch for CUDA where workers serve this runtime",
-        )
-    major, minor = torch.cuda.get_device_capability()
-    return f"{major}.{minor}"
+        self.versions()
+        TorchEagerCuda().self_test()
+        if not has_triton():
+            raise RuntimeError("Inductor needs Triton, which is not installed or knows no GPU here")

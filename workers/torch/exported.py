@@ -20,7 +20,7 @@ from workers.torch.audit import MODEL
 from workers.torch.facts import layers
 from workers.torch.lift import lift
 from workers.torch.model import TorchModel, dtype_name
-from workers.torch.program import load_program, runner
+from workers.torch.program import load_program, moved, runner
 from workers.torch.signature import program_inputs
 from workers.torch.to_onnx import program_to_onnx
 
@@ -38,6 +38,10 @@ class OpenedProgram:
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name, computed by the program's own graph. Raises as `program.runner`."""
         return self._run(feeds)
+
+    def move(self, device: str) -> None:
+        """Run on this device from now on: `cuda`. Feeds and outputs are the same arrays as before."""
+        self._run = runner(moved(self._program, device), device)
 
     def to_onnx(self, out: Path) -> ModelHandle:
         """By the exporter that follows the program's graph. Raises as `program_to_onnx`."""

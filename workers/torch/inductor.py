@@ -30,7 +30,7 @@ from workers.compiler import compiler_command
 from workers.runtimes.base import Feeds, unnamed
 from workers.torch.inductor_facts import compiled_facts
 from workers.torch.model import example_inputs, to_array, to_tensor
-from workers.torch.program import Program, check_feeds, runner
+from workers.torch.program import Program, check_feeds, moved, runner
 
 METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}; inputs have an "order"
 SOURCES = (
@@ -66,7 +66,7 @@ def compile_program(
         "aot_inductor.enable_line_tables": False,
         **_without_paths(),
     }
-    exported = program.program if device == "cpu" else _moved(program.program, device)
+    exported = program.program if device == "cpu" else moved(program, device).program
     with tempfile.TemporaryDirectory() as folder, _threads(threads), _caches(), _quiet():
         made = Path(folder) / package.name
         try:
@@ -194,12 +194,6 @@ def _laid_out(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     if tensor.stride() == tuple(strides):
         return tensor
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
-
-
-def _moved(program: ExportedProgram, device: str) -> ExportedProgram:
-    from torch.export.passes import move_to_device_pass
-
-    return move_to_device_pass(program, device)
 
 
 def _without_paths() -> dict[str, Any]:

@@ -28,6 +28,12 @@ class OpenedTorch:
         self.inputs = [dict(entry) for entry in model.inputs]
         self.outputs = [dict(entry) for entry in model.outputs]
         self.facts = dict(facts or {})
+        self._device = "cpu"
+
+    def move(self, device: str) -> None:
+        """Run on this device from now on: `cuda`. Feeds and outputs are the same arrays as before."""
+        self._model.module.to(device)
+        self._device = device
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name, computed eagerly.
@@ -35,7 +41,8 @@ class OpenedTorch:
         Raises:
             SignatureMismatch: names, types or shapes of the feeds are not the model's.
         """
-        found = _run(self._model.module, [to_tensor(value) for value in fitting(self.inputs, feeds)])
+        tensors = [to_tensor(value).to(self._device) for value in fitting(self.inputs, feeds)]
+        found = _run(self._model.module, tensors)
         named = zip(self.outputs, leaves(found), strict=True)
         return {entry["name"]: to_array(value) for entry, value in named}
 

@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,15 @@ def load_program(path: Path) -> Program:
     return Program(program, *_told(told, inputs, outputs))
 
 
-def runner(program: Program) -> Run:
-    """The program as a function from arrays by name to arrays by name, run eagerly.
+def moved(program: Program, device: str) -> Program:
+    """The program on a device: its weights, and the devices that its calls name."""
+    from torch.export.passes import move_to_device_pass
+
+    return replace(program, program=move_to_device_pass(program.program, device))
+
+
+def runner(program: Program, device: str = "cpu") -> Run:
+    """The program as a function from arrays by name to arrays by name, run eagerly on the device that its weights are on.
 
     The function raises SignatureMismatch where names, dtypes or shapes do not fit.
     """
@@ -110,7 +117,8 @@ def runner(program: Program) -> Run:
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feeds(program.inputs, feeds)
-        args, kwargs = arrange([to_tensor(feeds[entry["name"]]) for entry in program.inputs])
+        tensors = [to_tensor(feeds[entry["name"]]).to(device) for entry in program.inputs]
+        args, kwargs = arrange(tensors)
         try:
             with torch.inference_mode():
                 outputs = leaves(module(*args, **kwargs))

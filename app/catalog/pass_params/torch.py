@@ -35,3 +35,19 @@ class QuantizeTorchParams(Params):
     samples: int | None = Field(
         default=None, ge=1, description="Calibrate with at most this many samples. Absent: all of them."
     )
+
+
+class CastTorchParams(Params):
+    """Casts an exported PyTorch program to half precision: weights and arithmetic; inputs and outputs stay as they were.
+
+    For targets whose hardware computes in it: GPUs from compute capability 7.0 (fp16) and 8.0 (bf16) on tensor cores, CPUs
+    with bf16 instructions. Elsewhere it is slower than fp32. PyTorch's kernels accumulate in fp32. fp16 keeps three digits
+    up to 65504; bf16 two and a half, with the range of fp32.
+
+    Source: Micikevicius et al., Mixed Precision Training, 2018 (https://arxiv.org/abs/1710.03740); Kalamkar et al., A Study
+    of BFLOAT16 for Deep Learning Training, 2019 (https://arxiv.org/abs/1905.12322).
+    """
+
+    dtype: Literal["fp16", "bf16"] = Field(
+        default="fp16", description="The type: fp16 is more exact, bf16 cannot overflow."
+    )

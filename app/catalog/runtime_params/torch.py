@@ -4,6 +4,11 @@ from pydantic import Field
 
 from app.catalog.spec import Params
 
+TF32 = (
+    "Compute fp32 convolutions and products with 10 bits of mantissa on the tensor cores: several times faster, to about "
+    "three digits. The baseline is computed without."
+)
+
 
 class TorchEagerParams(Params):
     """PyTorch as it is: operator after operator, nothing compiled. What people have today, and what engines are shown beside.
@@ -54,15 +59,26 @@ class TorchInductorParams(Params):
     )
 
 
+class TorchEagerCudaParams(Params):
+    """PyTorch as it is, on an NVIDIA GPU: kernel after kernel, nothing compiled. The reference beside engines for GPUs.
+
+    Inputs are copied to the GPU and outputs back, which is timed too.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html.
+    """
+
+    tf32: bool = Field(default=False, description=TF32)
+
+
 class TorchInductorCudaParams(Params):
     """AOTInductor on an NVIDIA GPU: the exported program, compiled to Triton and CUDA kernels, in a `.pt2` package.
 
-    Offered by workers that have a GPU and a PyTorch for it. This runtime has never been run by its makers, who had no such
-    machine: what it promises is the same code as torch-inductor-cpu's, given another device.
+    Offered by workers that have a GPU and a PyTorch for it. Inputs are copied to the GPU and outputs back, which is timed too.
 
     Source: https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html.
     """
 
+    tf32: bool = Field(default=False, description=TF32)
     freezing: bool = Field(
         default=True, description="Fold weights into constants: faster, and they cannot be changed any more."
     )

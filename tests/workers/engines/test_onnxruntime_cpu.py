@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from app.catalog.runtimes import OnnxRuntimeCpuParams
+from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
 from workers.onnx_files import GRAPH_ALLOWANCE_BYTES, save_onnx
 from workers.runtimes import onnxruntime_cpu, registry
 from workers.runtimes.why import why

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from app.catalog.passes import PASSES
-from app.catalog.runtimes import OnnxRuntimeCpuParams
+from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES
 from benchmarks.large import WIDTH, write_large
 from tests.workers.engines.networks import ArraySamples

@@ -29,6 +29,7 @@ SNR_DB = {
     "fuse-transformer": 100,
     "to-bf16": 35,
     "to-fp16": 50,
+    "cast-torch": 45,
     "quantize-dynamic": 25,
     "quantize-openvino": 20,
     "quantize-static": 20,

@@ -10,7 +10,7 @@ import pytest
 
 from app.catalog.passes import PASSES
 from app.catalog.presets import cpu_preset
-from app.catalog.runtimes import OnnxRuntimeCpuParams
+from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
 from app.catalog.spec import ModelFacts, PresetContext
 from tests.workers.engines.networks import ArraySamples, file_model
 from workers.model_handle import ModelHandle

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from ctypes.util import find_library
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,15 +17,27 @@ from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidModel, InvalidParams, SignatureMismatch, UnsupportedOperator
 from tests.workers.engines.networks import Network
 from workers import runtimes
+from workers.gpu import gpus
 from workers.onnx_files import save_onnx
 from workers.onnx_proof import open_session
-from workers.probe import gpus
 from workers.runtimes.base import Engine
 
 NAMES = sorted(RUNTIMES)
 OF_ONNX = [name for name in NAMES if "onnx" in RUNTIMES[name].formats]
 NO_GPU = pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU")
-SERVED = [pytest.param(name, marks=NO_GPU if RUNTIMES[name].device == "cuda" else ()) for name in NAMES]
+NO_TENSORRT = pytest.mark.skipif(find_library("nvinfer") is None, reason="TensorRT is not installed")
+
+
+def served(names: list[str]) -> list[Any]:
+    """Runtimes as parameters; skipped where this machine lacks what they need."""
+    marks = {name: [NO_GPU] if RUNTIMES[name].device == "cuda" else [] for name in names}
+    return [
+        pytest.param(name, marks=[*marks[name], *([NO_TENSORRT] if name.endswith("-tensorrt") else [])])
+        for name in names
+    ]
+
+
+SERVED = served(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +139,7 @@ def test_wrong_inputs_are_named(name: str, cnn: Network, built):
             loaded.run(feeds)
 
 
-@pytest.mark.parametrize("name", OF_ONNX)
+@pytest.mark.parametrize("name", served(OF_ONNX))
 def test_an_unknown_operator_is_named(name: str, build, tmp_path: Path):
     node = helper.make_node("Frobnicate", ["x"], ["y"], name="the_odd_one", domain="org.example")
 
@@ -136,7 +150,7 @@ def test_an_unknown_operator_is_named(name: str, build, tmp_path: Path):
     assert refusal.value.hint
 
 
-@pytest.mark.parametrize("name", OF_ONNX)
+@pytest.mark.parametrize("name", served(OF_ONNX))
 def test_a_broken_model_is_refused_with_its_node(name: str, build, tmp_path: Path):
     node = helper.make_node("Conv", ["x", "x"], ["y"], name="the_broken_one", kernel_shape=[9])
 

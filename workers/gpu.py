@@ -1,0 +1,78 @@
+"""NVIDIA GPUs as `nvidia-smi` tells of them: which there are, and what they do now.
+
+A process sees those that CUDA_VISIBLE_DEVICES names, where it is set: give numbers, or the UUIDs that `nvidia-smi -L` prints.
+"""
+
+import os
+import subprocess
+from typing import Any
+
+from app.errors import Unavailable
+
+SECONDS = 20.0
+_FACTS = {
+    "name": "name", "uuid": "uuid", "memory.total": "memory_mib", "driver_version": "driver",
+    "compute_cap": "compute_capability",
+}  # fmt: skip
+_STATE = {
+    "clocks.sm": "sm_mhz", "clocks.max.sm": "sm_max_mhz", "clocks.mem": "memory_mhz", "temperature.gpu": "celsius",
+    "power.draw": "watts", "memory.used": "memory_used_mib", "memory.free": "memory_free_mib", "pstate": "performance_state",
+}  # fmt: skip
+
+
+def gpus() -> list[dict[str, str]]:
+    """The GPUs of this machine {name, uuid, memory_mib, driver, compute_capability}; [] where there is none."""
+    return _query(_FACTS)
+
+
+def state() -> dict[str, Any] | None:
+    """What the first GPU does now: clocks in MHz, temperature, power, memory in MiB; None where there is none.
+
+    A field that the driver does not tell is None.
+    """
+    found = _query(_STATE)
+    return {name: _number(value) for name, value in found[0].items()} if found else None
+
+
+def compute_capability() -> str:
+    """The first GPU's compute capability, as in `8.9`.
+
+    Raises:
+        Unavailable: there is no GPU.
+    """
+    if found := gpus():
+        return found[0]["compute_capability"]
+    raise Unavailable(
+        "there is no NVIDIA GPU here", stage="building", hint="run a worker on a machine that has one"
+    )
+
+
+def memory_used_bytes() -> int:
+    """Memory of the first GPU that is taken, by whoever. 0 where there is no GPU."""
+    used = (state() or {}).get("memory_used_mib")
+    return int(used * 2**20) if isinstance(used, int | float) else 0
+
+
+def _query(fields: dict[str, str]) -> list[dict[str, str]]:
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        if not visible or visible.startswith("-"):
+            return []
+        command.append(f"--id={visible}")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.split(",") for line in done.stdout.strip().splitlines())
+    return [
+        dict(zip(fields.values(), (value.strip() for value in row), strict=True))
+        for row in rows
+        if len(row) == len(fields)
+    ]
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None if text.startswith("[") else text
