@@ -5,9 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.artifacts import content, service
-from app.artifacts.schemas import ArtifactAnswer, ArtifactQuery
+from app.artifacts.schemas import ArtifactAnswer, ArtifactQuery, ValidityAnswer
+from app.artifacts.validity import validity_of
 from app.auth.principal import Reader, Writer
 from app.auth.routing import SecuredRoute
+from app.config import get_settings
 from app.http.paging import Page
 from app.http.sessions import ReadSession, WriteSession
 from app.storage import get_storage
@@ -31,6 +33,13 @@ def get_artifact(artifact_id: str, principal: Reader, session: ReadSession) -> A
     """An artifact, with its manifest and what it was made from."""
     artifact = service.get_artifact(session, principal.project_id, artifact_id)
     return service.answers(session, principal.project_id, [artifact])[0]
+
+
+@router.get("/artifacts/{artifact_id}/validity")
+def get_validity(artifact_id: str, principal: Reader, session: ReadSession) -> ValidityAnswer:
+    """What an engine needs of a machine, and which of the live workers have it; `burnish check` says it of another machine."""
+    artifact = service.get_artifact(session, principal.project_id, artifact_id)
+    return validity_of(session, artifact, get_settings().worker_seen_seconds)
 
 
 @router.delete("/artifacts/{artifact_id}", status_code=204)

@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
+from app.artifacts.envelope import Effect, Verdict
 from app.http.paging import PageQuery
 from app.http.schemas import AnswerSchema, UtcTime
 
@@ -41,3 +42,37 @@ class ArtifactAnswer(AnswerSchema):
     inputs: list[ArtifactInputAnswer] = Field(description="What it was made from.")
     content_url: str = Field(description="Where the file is.")
     created_at: UtcTime
+
+
+class ConditionAnswer(BaseModel):
+    """One thing that an engine needs of a machine."""
+
+    what: str = Field(description="A fact's name: `architecture`, `cpu_features`, `package:NAME`, …")
+    rule: str = Field(description="How the fact is held against `wanted`: `equal`, `at_least`, `any_of`, …")
+    wanted: str | int | list[str]
+    otherwise: Effect = Field(description="What follows where it does not hold.")
+    why: str
+
+
+class HeldAnswer(BaseModel):
+    """A condition held against a machine."""
+
+    what: str
+    verdict: Verdict = Field(description="`unproved`: only a run can tell.")
+    detail: str
+
+
+class WorkerValidityAnswer(BaseModel):
+    """Whether an engine is valid on a worker's machine."""
+
+    worker: str
+    host: str
+    verdict: Verdict = Field(description="The worst of its findings.")
+    findings: list[HeldAnswer]
+
+
+class ValidityAnswer(BaseModel):
+    """Where an engine is valid."""
+
+    conditions: list[ConditionAnswer]
+    workers: list[WorkerValidityAnswer] = Field(description="The live workers.")
