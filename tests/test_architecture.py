@@ -55,7 +55,7 @@ def test_import_rules_know_every_runtime() -> None:
     forbidden = next(
         one["forbidden_modules"] for one in contracts if one["source_modules"] == ["workers.measure"]
     )
-    assert set(forbidden) == {f"workers.runtimes.{name.replace("-", "_")}" for name in RUNTIMES}
+    assert set(forbidden) == {f"workers.runtimes.{name.replace('-', '_')}" for name in RUNTIMES}
 
 
 @pytest.mark.parametrize(
