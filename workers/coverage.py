@@ -21,7 +21,7 @@ ASSIGNMENT = "coverage.json"
 
 
 def coverage(model: ModelHandle, names: Iterable[str], scratch: Path) -> dict[str, Any]:
-    """Of `names`, by runtime that takes this format: {versions, operators, share, unsupported: [{node, operator, reason}],
+    """Of `names`, by runtime that takes this format: {versions, operators, share, evidence, unsupported: [{node, operator, reason}],
     unsupported_count}, or {problem} where it could not tell. A runtime that is not installed here is left out."""
     path = scratch / ASSIGNMENT
     path.write_text(json.dumps({"root": str(model.root), "entry": model.entry, "format": model.format}))
@@ -52,6 +52,7 @@ def _answer(name: str, model: ModelHandle) -> dict[str, Any] | None:
         "versions": dict(runtime.versions()),
         "operators": found.operators,
         "share": round(found.share, 4),
+        "evidence": found.evidence,
         "unsupported": [asdict(one) for one in found.unsupported[:SHOWN]],
         "unsupported_count": len(found.unsupported),
     }

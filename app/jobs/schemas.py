@@ -214,6 +214,11 @@ class CoverageAnswer(BaseModel):
 
     operators: int = Field(description="Nodes, those inside control flow included.")
     share: float = Field(description="The share of them that the runtime can run.")
+    evidence: Literal["supported", "parsed"] = Field(
+        "supported",
+        description="supported: it has kernels for them. parsed: it has read them, and whether an engine can be built of them "
+        "shows in the build.",
+    )
     unsupported: list[dict[str, Any]] = Field(description="Nodes that it cannot: {node, operator, reason}.")
     unsupported_count: int = Field(description="How many there are; `unsupported` holds the first ones.")
     versions: dict[str, str] = Field(description="Of the runtime's packages that were asked.")

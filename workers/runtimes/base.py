@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,10 +46,14 @@ class Uncovered:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a model a runtime can run: `operators` counts nodes, those inside control flow included."""
+    """How much of a model a runtime can run: `operators` counts nodes, those inside control flow included.
+
+    `evidence`: "supported" where it has kernels for the others, "parsed" where it has only read them, and building tells.
+    """
 
     operators: int
     unsupported: list[Uncovered]
+    evidence: Literal["supported", "parsed"] = "supported"
 
     @property
     def share(self) -> float:
@@ -120,6 +124,30 @@ class SelfTested(Protocol):
 
     def self_test(self) -> None:
         """Raises whatever is wrong with this machine; its text is told as the reason."""
+        ...
+
+
+@runtime_checkable
+class AheadOfTime(Protocol):
+    """A runtime that builds engines for devices that this machine need not have."""
+
+    def hindrance(self, params: Params) -> str | None:
+        """Why an engine with these parameters cannot run on this machine; None: it can."""
+        ...
+
+    def signature(self, engine: Engine) -> dict[str, list[dict[str, Any]]]:
+        """{inputs, outputs: [{name, dtype, shape}]} of an engine that cannot be loaded here, as a loaded one has them."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A runtime that tells how far a build is."""
+
+    def build_reporting(
+        self, model: ModelHandle, params: Params, out: Path, report: Callable[[int, int, str], None]
+    ) -> Engine:
+        """As `build`; `report` gets steps done, steps in all (0: nobody knows) and what is being done."""
         ...
 
 
