@@ -143,7 +143,7 @@ def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: Mode
         "inputs": {role: sample_set.digest for role, sample_set in samples.items()},
         "seed": attempt.assignment.seed,
         "packages": versions_of(spec.packages),
-        "hardware": hardware_key() if spec.hardware else None,
+        "hardware": hardware_key() if spec.by_machine(step["params"]) else None,
     }
     outcome = attempt.steps.stored(name, cause, work)
     attempt.warnings += [f"{spec.name}: {text}" for text in outcome.facts["warnings"]]

@@ -10,7 +10,7 @@ from app.catalog.pass_params.quantization import (
     QuantizeWeightsParams,
 )
 from app.catalog.pass_params.torch import CastTorchParams, QuantizeTorchParams
-from app.catalog.spec import ByParameter, PassSpec, Precision
+from app.catalog.spec import ByParameter, PassSpec, Precision, WhereGiven
 
 ANY_PRECISION: frozenset[Precision] = frozenset(
     {"fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
@@ -167,8 +167,13 @@ _SPECS = (
         produces="int8",
         over_2gb=False,
         leaves="openvino",
-        inputs={"calibration": "required-or-synthetic"},
+        inputs={
+            "calibration": "required-or-synthetic",
+            "validation": WhereGiven("max_drop", "required"),
+        },
+        bound="max_drop",
         packages=("nncf", "openvino", "onnx", "numpy"),
+        hardware=WhereGiven("max_drop", True),
     ),
 )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.catalog.evaluation import with_bound
 from app.catalog.formats import way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
@@ -22,6 +23,7 @@ from app.catalog.spec import (
     Precision,
     PresetContext,
     RuntimeSpec,
+    need_text,
 )
 from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
 
@@ -163,6 +165,8 @@ def plan(
         _check_dialect(spec.name, spec.dialects, dialect, steps, f"{path}.pass")
         params = _validated(spec.params, step.params, f"{path}.params")
         _check_inputs(spec, step, spec.needs(params), model, datasets, options, path)
+        labels = {id_: dataset.labels for id_, dataset in datasets.items()}
+        params = with_bound(spec, params, labels, step.inputs, model, path)
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
         precision = spec.produced(params) or precision
         form = spec.leaves or form
@@ -285,6 +289,8 @@ def _check_inputs(
     for role, id_ in step.inputs.items():
         if role not in needs:
             takes = f"it reads {_listed(needs)}" if needs else "it reads no data: remove `inputs`"
+            if role in spec.inputs:
+                takes = f"{role} data is {need_text(spec.inputs[role])}"
             raise InvalidParams(
                 f"{spec.name} reads no {role} data", param=f"{path}.inputs.{role}", hint=takes
             )

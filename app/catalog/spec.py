@@ -36,6 +36,18 @@ class ByParameter(Generic[T]):
 
 
 @dataclass(frozen=True)
+class WhereGiven(Generic[T]):
+    """Something that holds only where a parameter is given, which is absent (None) by default."""
+
+    param: str
+    value: T
+
+    def of(self, params: Mapping[str, Any]) -> T | None:
+        """What it is with these validated parameters."""
+        return None if params.get(self.param) is None else self.value
+
+
+@dataclass(frozen=True)
 class PassSpec:
     """One transformation of a model.
 
@@ -43,6 +55,8 @@ class PassSpec:
     datasets or models that it reads. `over_2gb`: whether it works on a model whose weights pass protobuf's 2 GB.
     `version` goes up whenever the same input may give another output; it is part of every step key. `dialect` names the
     operators beyond the standard's that it leaves, `dialects` those that it takes (as what it need not understand).
+    `bound` is a parameter that bounds the drop of the metric `metric` at the output `output`, parameters too, on labelled
+    `validation` data.
     """
 
     name: str
@@ -54,11 +68,14 @@ class PassSpec:
     over_2gb: bool
     formats: frozenset[str] = frozenset({"onnx"})
     leaves: str | None = None  # the model format that it leaves; None: as it was
-    inputs: Mapping[InputRole, Need | ByParameter[Need | None]] = field(default_factory=dict)
+    inputs: Mapping[InputRole, Need | ByParameter[Need | None] | WhereGiven[Need]] = field(
+        default_factory=dict
+    )
+    bound: str | None = None
     dialect: str | None = None  # None: as it was
     dialects: frozenset[str] = frozenset()
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
-    hardware: bool = False  # whether the machine is part of the step key
+    hardware: bool | WhereGiven[bool] = False  # whether the machine is part of the step key
 
     def produced(self, params: Mapping[str, Any]) -> Precision | None:
         """The precision that it leaves with these validated parameters; None: as it was."""
@@ -67,10 +84,13 @@ class PassSpec:
     def needs(self, params: Mapping[str, Any]) -> dict[InputRole, Need]:
         """What it reads with these validated parameters, and how much it needs that."""
         found = {
-            role: need.of(params) if isinstance(need, ByParameter) else need
-            for role, need in self.inputs.items()
+            role: need if isinstance(need, str) else need.of(params) for role, need in self.inputs.items()
         }
         return {role: need for role, need in found.items() if need is not None}
+
+    def by_machine(self, params: Mapping[str, Any]) -> bool:
+        """Whether another machine may give another output with these validated parameters."""
+        return self.hardware if isinstance(self.hardware, bool) else bool(self.hardware.of(params))
 
     @property
     def documentation(self) -> str:
@@ -78,10 +98,12 @@ class PassSpec:
         return (self.params.__doc__ or "").strip()
 
 
-def need_text(need: Need | ByParameter[Need | None]) -> str:
+def need_text(need: Need | ByParameter[Need | None] | WhereGiven[Need]) -> str:
     """A need in words, with the parameter that it depends on."""
-    if not isinstance(need, ByParameter):
+    if isinstance(need, str):
         return need
+    if isinstance(need, WhereGiven):
+        return f"{need.value} where {need.param} is given"
     return ", ".join(f"{one} where {need.param} is {value}" for value, one in need.values.items() if one)
 
 

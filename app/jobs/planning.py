@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.catalog.evaluation import check_droppable, check_labels, metric_called, output_read
 from app.catalog.metrics import METRICS
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
 from app.config import get_settings
-from app.errors import InvalidParams, NoWorker, SignatureMismatch, UnsupportedOperator
+from app.errors import InvalidParams, NoWorker, UnsupportedOperator
 from app.fleet import service as fleet
 from app.jobs.schemas import EvaluationRequest, JobRequest
 from app.jobs.subjects import Subject, find_datasets, find_subject
@@ -54,12 +55,8 @@ def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
         dataset = datasets[request.evaluation.dataset]
         evaluation = _evaluation(request.evaluation, subject, dataset)
         request = request.model_copy(update={"evaluation": evaluation})
-        if request.budget is not None and METRICS[evaluation.metric].paired:
-            raise InvalidParams(
-                f"{evaluation.metric} compares the two models, so nothing can drop: no budget can be held against it",
-                param="budget",
-                hint=f"use one of {', '.join(sorted(name for name, one in METRICS.items() if not one.paired))}",
-            )
+        if request.budget is not None:
+            check_droppable(METRICS[evaluation.metric], "budget", "budget")
     return Grounds(request, subject, datasets)
 
 
@@ -120,33 +117,8 @@ def _check_coverage(coverage: Mapping[str, Any], runtime: str, at: str) -> None:
 
 
 def _evaluation(evaluation: EvaluationRequest, subject: Subject, dataset: DatasetFacts) -> EvaluationRequest:
-    if evaluation.metric not in METRICS:
-        raise InvalidParams(
-            f"there is no metric called {evaluation.metric!r}",
-            param="evaluation.metric",
-            hint=f"there are {', '.join(sorted(METRICS))}",
-        )
-    metric = METRICS[evaluation.metric]
-    if metric.needs_labels and dataset.labels is None:
-        unlabelled = sorted(name for name, other in METRICS.items() if not other.needs_labels)
-        raise InvalidParams(
-            f"the metric {metric.name} needs labels, and the dataset {dataset.id} has none",
-            param="evaluation.metric",
-            hint=f"upload data with an array called `labels`, or use one of {', '.join(unlabelled)}",
-        )
+    metric = metric_called(evaluation.metric, "evaluation.metric")
+    check_labels(metric, dataset.id, dataset.labels, "evaluation.metric")
     outputs = [output["name"] for output in subject.signature["outputs"]]
-    if evaluation.output is None and len(outputs) == 1:
-        return evaluation.model_copy(update={"output": outputs[0]})
-    if evaluation.output is None:
-        raise InvalidParams(
-            f"the model has {len(outputs)} outputs: say which one the metric reads",
-            param="evaluation.output",
-            hint=f"they are {', '.join(outputs)}",
-        )
-    if evaluation.output not in outputs:
-        raise SignatureMismatch(
-            f"the model has no output called {evaluation.output!r}",
-            param="evaluation.output",
-            hint=f"its outputs are {', '.join(outputs)}",
-        )
-    return evaluation
+    output = output_read(evaluation.output, outputs, "evaluation.output")
+    return evaluation.model_copy(update={"output": output})

@@ -1,11 +1,15 @@
 """The pass `quantize-openvino`: 8-bit weights and activations in OpenVINO's form, by NNCF."""
 
-from collections.abc import Iterator
-from typing import Any
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
+from app.catalog.evaluation import DEFAULT_METRIC
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe, InvalidDataset, InvalidModel
@@ -14,6 +18,9 @@ from workers.feeds import plan_feeds
 from workers.model_handle import ModelHandle
 from workers.onnx_nodes import LISTED, check_names, nodes_of
 from workers.passes import implements
+
+if TYPE_CHECKING:
+    from workers.openvino_validation import Validation
 
 SPEC = PASSES["quantize-openvino"]
 COUNTED = (
@@ -26,20 +33,22 @@ PASSING_ON = (  # an 8-bit range before these holds behind them
     "MaxPool", "Pad", "Relu", "Clamp", "Broadcast", "Tile",
 )  # fmt: skip
 READ_AT_ONCE = 16  # samples
+INTERMEDIATE = "intermediate_model.xml"  # as NNCF calls it
 
 
 @implements(SPEC.name)
 def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) -> ModelHandle:
-    """Convert to OpenVINO, calibrate and quantize with NNCF, and write an IR.
+    """Convert to OpenVINO, calibrate and quantize with NNCF, turn back what breaks the bound, and write an IR.
 
     Facts: `quantized` and `left_out` (as `onnx_nodes.outcome`, with OpenVINO's operators), `fused_share` (of the compute
     nodes, those that this machine's kernels run in int8; see `openvino_facts`), `calibration` ({samples, method, tensors,
-    synthetic}).
+    synthetic}), `accuracy_control` (where there is a bound: see `openvino_validation.outcome`).
 
     Raises:
         InvalidParams: an excluded node is not in the model.
-        IncompatibleRecipe: the model has nothing that these parameters quantize.
-        InvalidDataset: calibration gives NaN or infinity, or has no samples.
+        IncompatibleRecipe: the model has nothing that these parameters quantize, or the bound leaves nothing quantized.
+        InvalidDataset: calibration gives NaN or infinity, or has no samples; or labels are missing or no class.
+        SignatureMismatch: metric, output and labels do not fit each other.
         UnsupportedOperator, InvalidModel: OpenVINO cannot take the model, or NNCF cannot work on it.
     """
     from workers import openvino_model
@@ -53,13 +62,17 @@ def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) 
     excluded = sorted(_excluded(proto, names, params))
     samples = ctx.samples["calibration"]
     data = _Calibration(graph, samples, params.samples, ctx)
-    quantized = _quantized(graph, data, excluded, params)
-    tensors = _check(quantized)
+    validation = _validation(graph, params, ctx)
+    with tempfile.TemporaryDirectory() as scratch:
+        quantized = _quantized(graph, data, excluded, params, validation, Path(scratch))
+        tensors = _check(quantized, params)
+        reverted = _reverted(Path(scratch), quantized, names) if validation else []
     openvino_model.name_nodes(quantized, names)
     after = [openvino_model.described(port) for port in (*quantized.inputs, *quantized.outputs)]
     if before != after:
         raise InvalidModel(f"NNCF changed the signature from {before} to {after}", stage=SPEC.name)
-    ctx.facts.update(_outcome(quantized, set(excluded)))
+    reasons = dict.fromkeys(reverted, f"turned back to hold max_drop {params.max_drop}")
+    ctx.facts.update(_outcome(quantized, reasons | dict.fromkeys(excluded, "excluded")))
     ctx.facts["calibration"] = {
         "samples": data.samples,
         "method": "NNCF",
@@ -67,8 +80,23 @@ def apply(model: ModelHandle, params: QuantizeOpenVinoParams, ctx: PassContext) 
         "synthetic": samples.synthetic,
     }
     handle = openvino_model.write(quantized, ctx.out)
-    ctx.facts["fused_share"] = _fused_share(handle)
+    written = openvino_model.read(handle, SPEC.name)
+    compiled = _compiled(written)
+    ctx.facts["fused_share"] = _fused_share(written, compiled)
+    if validation is not None:
+        control = validation.outcome(_compiled(graph), compiled, ctx)
+        ctx.facts["accuracy_control"] = {**control, "reverted": reverted}
     return handle
+
+
+def _validation(graph: Any, params: QuantizeOpenVinoParams, ctx: PassContext) -> "Validation | None":
+    if params.max_drop is None:
+        return None
+    from workers.openvino_validation import Bound, Validation
+
+    metric = params.metric or DEFAULT_METRIC
+    bound = Bound(params.max_drop, metric, params.output, params.validation_samples)
+    return Validation(graph, ctx.samples["validation"], bound, SPEC.name, ctx.report)
 
 
 class _Calibration:
@@ -124,7 +152,15 @@ def _within(name: str, given: set[str]) -> bool:
     return any("/".join(parts[:end]) in given for end in range(1, len(parts) + 1))
 
 
-def _quantized(graph: Any, data: _Calibration, excluded: list[str], params: QuantizeOpenVinoParams) -> Any:
+def _quantized(
+    graph: Any,
+    data: _Calibration,
+    excluded: list[str],
+    params: QuantizeOpenVinoParams,
+    validation: "Validation | None",
+    scratch: Path,
+) -> Any:
+    """The quantized graph; with a bound also, in `scratch`, what it was before nodes were turned back."""
     from workers.openvino_errors import OPENVINO_ERRORS, explain
     from workers.openvino_library import silent_nncf
 
@@ -132,16 +168,30 @@ def _quantized(graph: Any, data: _Calibration, excluded: list[str], params: Quan
         smoothing = nncf.AdvancedSmoothQuantParameters()
         if params.smooth_quant_alpha is not None:
             smoothing.matmul = params.smooth_quant_alpha
+        advanced = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing)
+        how = {
+            "preset": nncf.QuantizationPreset(params.preset) if params.preset else None,
+            "model_type": nncf.ModelType.TRANSFORMER if params.model_type == "transformer" else None,
+            "subset_size": len(data),
+            "fast_bias_correction": params.fast_bias_correction,
+            "ignored_scope": nncf.IgnoredScope(names=excluded) if excluded else None,
+        }
         try:
-            return nncf.quantize(
+            if validation is None:
+                return nncf.quantize(graph, nncf.Dataset(data), advanced_parameters=advanced, **how)
+            return nncf.quantize_with_accuracy_control(
                 graph,
                 nncf.Dataset(data),
-                preset=nncf.QuantizationPreset(params.preset) if params.preset else None,
-                model_type=nncf.ModelType.TRANSFORMER if params.model_type == "transformer" else None,
-                subset_size=len(data),
-                fast_bias_correction=params.fast_bias_correction,
-                ignored_scope=nncf.IgnoredScope(names=excluded) if excluded else None,
-                advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+                nncf.Dataset(validation),
+                validation,
+                max_drop=validation.highest_drop,
+                advanced_quantization_parameters=advanced,
+                advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                    max_num_iterations=params.max_reverted or sys.maxsize,
+                    num_ranking_workers=1,  # more are models in memory side by side
+                    intermediate_model_dir=str(scratch),
+                ),
+                **how,
             )
         except OPENVINO_ERRORS as error:
             raise explain(error, "quantizing with NNCF", stage=SPEC.name) from error
@@ -153,7 +203,7 @@ def _quantized(graph: Any, data: _Calibration, excluded: list[str], params: Quan
             ) from error
 
 
-def _check(quantized: Any) -> int:
+def _check(quantized: Any, params: QuantizeOpenVinoParams) -> int:
     """The number of tensors that got a range.
 
     Raises:
@@ -161,6 +211,13 @@ def _check(quantized: Any) -> int:
         InvalidDataset: a range is not finite.
     """
     ranged = [node for node in quantized.get_ops() if node.get_type_name() == "FakeQuantize"]
+    if not ranged and params.max_drop is not None:
+        raise IncompatibleRecipe(
+            f"with a node in 8 bits the drop is more than max_drop {params.max_drop:g} on the validation data, or there is "
+            "no operator that these parameters quantize",
+            stage=SPEC.name,
+            hint="allow a larger drop, calibrate with more or other data, or leave quantize-openvino out",
+        )
     if not ranged:
         raise IncompatibleRecipe(
             "the model has no operator that these parameters quantize",
@@ -179,7 +236,25 @@ def _check(quantized: Any) -> int:
     return len(ranged)
 
 
-def _outcome(quantized: Any, excluded: set[str]) -> dict[str, Any]:
+def _reverted(scratch: Path, quantized: Any, names: set[str]) -> list[str]:
+    """The nodes that had an 8-bit input before some were turned back and have none now, by name, in order."""
+    from workers.openvino_library import openvino
+
+    before = _eight_bit(openvino.Core().read_model(str(scratch / INTERMEDIATE)))
+    after = set(_eight_bit(quantized))
+    return [name for name in before if name in names and name not in after]
+
+
+def _eight_bit(graph: Any) -> list[str]:
+    return [
+        node.get_friendly_name()
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() not in DEQUANTIZING + PASSING_ON + ("FakeQuantize", "Result")
+        and any(_is_eight_bit(node, place) for place in range(len(node.inputs())))
+    ]
+
+
+def _outcome(quantized: Any, reasons: Mapping[str, str]) -> dict[str, Any]:
     taken: dict[str, int] = {}
     left: dict[tuple[str, str], list[str]] = {}
     for node in quantized.get_ordered_ops():
@@ -190,7 +265,7 @@ def _outcome(quantized: Any, excluded: set[str]) -> dict[str, Any]:
             taken[kind] = taken.get(kind, 0) + 1
         else:
             name = node.get_friendly_name()
-            why = "excluded" if name in excluded else "NNCF gave an input of it no 8-bit range"
+            why = reasons.get(name, "NNCF gave an input of it no 8-bit range")
             left.setdefault((kind, why), []).append(name)
     return {
         "quantized": taken,
@@ -211,15 +286,17 @@ def _is_eight_bit(node: Any, place: int) -> bool:
     return bool(source.get_type_name() == "FakeQuantize")
 
 
-def _fused_share(handle: ModelHandle) -> float | None:
+def _compiled(graph: Any) -> Any:
     """Of a network that compiles: raises the errors of `openvino_errors` otherwise."""
     from workers.openvino_errors import refused
     from workers.openvino_library import openvino
+
+    with refused("compiling the model with OpenVINO", stage=SPEC.name):
+        return openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _fused_share(graph: Any, compiled: Any) -> float | None:
     from workers.runtimes.openvino_facts import compiled_facts
 
-    with refused("compiling the quantized model with OpenVINO", stage=SPEC.name):
-        core = openvino.Core()
-        graph = core.read_model(str(handle.path))
-        compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     share: float | None = compiled_facts(graph, compiled)["int8_share"]
     return share
