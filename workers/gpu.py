@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import Any
 
-from app.errors import Unavailable
+from app.errors import OutOfMemory, Unavailable
 
 SECONDS = 20.0
 _FACTS = {
@@ -49,8 +49,33 @@ def compute_capability() -> str:
 
 def memory_used_bytes() -> int:
     """Memory of the first GPU that is taken, by whoever. 0 where there is no GPU."""
-    used = (state() or {}).get("memory_used_mib")
-    return int(used * 2**20) if isinstance(used, int | float) else 0
+    return bytes_of((state() or {}).get("memory_used_mib"))
+
+
+def bytes_of(mebibytes: Any) -> int:
+    """A figure of `state` in bytes; 0 where the driver does not tell it."""
+    return int(mebibytes * 2**20) if isinstance(mebibytes, int | float) else 0
+
+
+def lease_name(device: str) -> str:
+    """What a device is called where somebody measures on it alone: a GPU by its UUID, as a host may have several."""
+    found = gpus() if device == "cuda" else []
+    return found[0]["uuid"] if found else device
+
+
+def require_free(needed_bytes: int) -> None:
+    """Raises OutOfMemory where the first GPU has less memory free: others are on it, or it is too small."""
+    told = state()
+    if told is None or told["memory_free_mib"] is None:
+        return
+    free, used = bytes_of(told["memory_free_mib"]), bytes_of(told["memory_used_mib"])
+    if free < needed_bytes:
+        raise OutOfMemory(
+            f"the GPU has {free / 2**30:.1f} GiB free and {used / 2**30:.1f} GiB taken; measuring these engines needs about "
+            f"{needed_bytes / 2**30:.1f} GiB",
+            stage="measuring",
+            hint="free it (`nvidia-smi` lists who is on it), or use a GPU with more memory",
+        )
 
 
 def _query(fields: dict[str, str]) -> list[dict[str, str]]:

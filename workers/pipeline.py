@@ -11,7 +11,7 @@ from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
 from app.errors import BudgetNotMet, SignatureMismatch, UnsupportedFormat, UnsupportedOperator
-from workers import passes, runtimes
+from workers import gpu, passes, runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
@@ -33,6 +33,7 @@ REFERENCES = {
 }  # the runtime of `result.reference`, by the target's device; elsewhere:
 REFERENCE = "torch-eager"
 LARGE_BYTES = 1 << 30
+GPU_CONTEXT_BYTES = 512 << 20  # of a process that uses CUDA, before it holds anything
 SYNTHETIC_CALIBRATION_SAMPLES = 64
 SYNTHETIC_MEASURING_SAMPLES = 16
 
@@ -252,7 +253,7 @@ def build_engine(
         "input": model.digest,
         "declared": dict(model.declared),
         "packages": dict(implementation.versions()),
-        "hardware": hardware_key(),
+        "hardware": hardware_key(runtime.device),
     }
     outcome = attempt.steps.stored(name, cause, work)
     return Engine(outcome.root, outcome.facts["entry"], outcome.facts["engine"])
@@ -328,8 +329,11 @@ def measure_alone(
     reference: EngineUnderTest | None,
 ) -> dict[str, Any]:
     """Measure baseline and engine in turns, and the reference, with the device to ourselves."""
-    attempt.supervisor.ask("acquire", device=device)
+    leased = gpu.lease_name(device)
+    attempt.supervisor.ask("acquire", device=leased)
     try:
+        if device == "cuda":
+            gpu.require_free(gpu_need_bytes([side.root for side in sides]))
         return attempt.steps.fresh(
             "measuring",
             lambda: measure(
@@ -353,7 +357,13 @@ def measure_alone(
             )
         raise
     finally:
-        attempt.supervisor.ask("release", device=device)
+        attempt.supervisor.ask("release", device=leased)
+
+
+def gpu_need_bytes(engines: Sequence[Path]) -> int:
+    """What measuring these engines takes of a GPU at least: their weights, as much again to work in, a context for each."""
+    weights = sum(file.stat().st_size for root in engines for file in root.rglob("*") if file.is_file())
+    return 2 * weights + len(engines) * GPU_CONTEXT_BYTES
 
 
 def shape_result(

@@ -85,6 +85,8 @@ def _rows(sides: list[Side]) -> Iterator[tuple[str, list[str | None]]]:
         )
     yield "throughput", [_maybe(_per_second, side.get("throughput_per_s")) for side in sides]
     yield "peak memory", [_maybe(bytes_text, side.get("peak_memory_bytes")) for side in sides]
+    if any(side.get("peak_gpu_memory_bytes") is not None for side in sides):
+        yield "peak GPU memory", [_maybe(bytes_text, side.get("peak_gpu_memory_bytes")) for side in sides]
     yield "load time", [_maybe(ms_text, side.get("load_ms")) for side in sides]
     accuracies = [side.get("accuracy") for side in sides]
     metric = next((one["metric"] for one in accuracies if one and one.get("metric")), "accuracy")

@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 import app
+from workers import gpu
 from workers.measure.processors import SYSTEM_CPUS, usable_processors
 from workers.probe import cpu
 from workers.sandbox import cgroups
@@ -27,6 +28,7 @@ def machine() -> dict[str, Any]:
         "governor": governor(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": load_average(),
+        "gpu": _gpu(),
         "versions": {
             "burnish": app.__version__,
             "python": platform.python_version(),
@@ -35,10 +37,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def hardware_key() -> str:
-    """The machine as part of a step's cause: what engines and hardware-bound passes depend on, and nothing that varies."""
+def hardware_key(device: str = "cpu") -> str:
+    """The machine as part of a step's cause: what engines and hardware-bound passes depend on, and nothing that varies.
+
+    `device` is what the step's result is for: the GPU counts for what is for one.
+    """
     model, features = cpu()
-    return f"{platform.machine()} / {model} / {' '.join(sorted(features))}"
+    key = f"{platform.machine()} / {model} / {' '.join(sorted(features))}"
+    found = gpu.gpus() if device == "cuda" else []
+    if not found:
+        return key
+    return f"{key} / {found[0]['name']} / {found[0]['compute_capability']} / driver {found[0]['driver']}"
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The first GPU and what it does; None where there is none."""
+    found = gpu.gpus()
+    return {**found[0], **(gpu.state() or {})} if found else None
 
 
 def governor() -> str | None:

@@ -57,6 +57,9 @@ class Timed:
     load_ms: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)  # less what was resident before the engine was loaded
     resident: list[dict[str, int]] = field(default_factory=list)
+    gpu: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # {memory_bytes, sm_mhz} a launch, of engines on one
     waited: list[float] = field(
         default_factory=list
     )  # the share of each block in which a thread waited for a CPU
@@ -110,7 +113,7 @@ def compare_latency(
     """Measure both, alone on the device, on the feeds in a file (`feeds_file.py`) that hold `batch` samples a run.
 
     The answer: `baseline` and `optimized` with {latency {p50_ms, p90_ms, p99_ms, mean_ms, samples, launches, batch,
-    threads}, throughput_per_s, concurrency, throughput_blocks, peak_memory_bytes, load_ms, p50_interval_ms,
+    threads}, throughput_per_s, concurrency, throughput_blocks, peak_memory_bytes, peak_gpu_memory_bytes, load_ms, p50_interval_ms,
     block_medians_ms, spread}; `speedup` {value, low, high, verdict}; `control` {value, low, high, block_medians_ms};
     `pinned_cpus`; `plan`; `waited_share`. With a `reference` also this side, and `speedup_over_reference` like `speedup`.
 
@@ -119,6 +122,7 @@ def compare_latency(
       latency; of an engine that takes several requests side by side, `concurrency` of them are under way, in blocks of
       their own: `throughput_blocks` (None where there are none).
     - peak_memory_bytes is what loading and running added to the process at most, median of the launches.
+    - peak_gpu_memory_bytes is the same on the GPU; None where the engine runs on none.
     - load_ms is with files cached and libraries loaded, median of the launches.
     - waited_share is the median, over blocks, of the share of time that a thread of the engine was ready to run and had
       no processor: others were at work, and long runs look longer than they are. None where the system does not tell.
@@ -249,7 +253,7 @@ def _load(process: Launched) -> tuple[float, dict[str, Any]]:
     """Load and warm up: nanoseconds a run, and what loading took."""
     loaded = process.tell("load")
     warm = process.tell("warm_up", seconds=WARM_UP_SECONDS, at_most_seconds=SLOW_WARM_UP_SECONDS)
-    return warm["run_ns"], loaded
+    return warm["run_ns"], {**loaded, "gpu": warm["gpu"]}
 
 
 def _trade(
@@ -278,6 +282,8 @@ def _note(timed: Timed, process: Launched, loaded: dict[str, Any]) -> None:
     before = loaded["resident_before_bytes"]
     timed.load_ms.append(loaded["load_ms"])
     timed.peak_bytes.append(max(memory["peak_bytes"] - before, 0))
+    if loaded["gpu"]:
+        timed.gpu.append(loaded["gpu"])
     timed.resident.append(
         {
             "before": before,
@@ -305,6 +311,7 @@ def _side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
         "concurrency": timed.rates.requests,
         "throughput_blocks": timed.rates.described(batch, seed),
         "peak_memory_bytes": int(median(timed.peak_bytes)),
+        "peak_gpu_memory_bytes": int(median(one["memory_bytes"] for one in timed.gpu)) if timed.gpu else None,
         "load_ms": median(timed.load_ms),
         "p50_interval_ms": _interval(median_interval(medians, seed)),
         "block_medians_ms": medians.tolist(),
@@ -312,6 +319,7 @@ def _side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
             "load_ms": timed.load_ms,
             "peak_bytes": timed.peak_bytes,
             "resident_bytes": timed.resident,
+            "gpu": timed.gpu,
         },
     }
 

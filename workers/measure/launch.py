@@ -6,7 +6,7 @@ and takes commands (`protocol.py`, the other way round: each answer waits for th
 | command `do` | fields | answer |
 | --- | --- | --- |
 | load | - | load_ms, resident_before_bytes, resident_loaded_bytes, requests (that it takes side by side) |
-| warm_up | seconds, at_most_seconds | run_ns (median of the second half), runs |
+| warm_up | seconds, at_most_seconds | run_ns (median of the second half), runs, gpu {memory_bytes, sm_mhz} or null |
 | block | runs, warm_up_seconds | ns (one a run), waited_ns (for a processor, or null) |
 | throughput | seconds | ns (of all), runs; `requests` of them under way |
 | memory | - | peak_bytes, resident_bytes |
@@ -68,6 +68,8 @@ class Launch:
         self._built = Engine(Path(spec["root"]), spec["entry"])
         self._feeds = load_feeds(Path(spec["feeds"]))
         self._engine: Any = None
+        self._on_gpu = RUNTIMES[spec["runtime"]].device == "cuda"
+        self._gpu_used_before = 0
 
     def do(self, command: dict[str, Any]) -> dict[str, Any]:
         """Obey one command."""
@@ -83,10 +85,13 @@ class Launch:
 
     def load(self) -> dict[str, Any]:
         """Load the engine; from here on the peak of memory counts. Imports are done, the engine's files are cached."""
+        from workers import gpu
         from workers.measure.memory import reset_peak, resident_bytes
         from workers.runtimes.base import Concurrent
 
         gc.collect()
+        if self._on_gpu:
+            self._gpu_used_before = gpu.memory_used_bytes()
         reset_peak()
         before = resident_bytes()
         started = time.perf_counter()
@@ -102,7 +107,11 @@ class Launch:
         }
 
     def warm_up(self, seconds: float, at_most_seconds: float) -> dict[str, Any]:
-        """Run for `seconds`, and until every feed was run and `LEAST_RUNS` are over unless `at_most_seconds` are."""
+        """Run for `seconds`, and until every feed was run and `LEAST_RUNS` are over unless `at_most_seconds` are.
+
+        A GPU's memory is what loading and these runs took there, its context included: nobody else takes any meanwhile, and
+        runtimes keep what they once had.
+        """
         least = max(LEAST_RUNS, len(self._feeds))
         started = time.perf_counter()
         times: list[int] = []
@@ -110,7 +119,11 @@ class Launch:
             len(times) < least and spent < at_most_seconds
         ):
             times.append(self._time(len(times)))
-        return {"run_ns": statistics.median(times[len(times) // 2 :]), "runs": len(times)}
+        return {
+            "run_ns": statistics.median(times[len(times) // 2 :]),
+            "runs": len(times),
+            "gpu": self._gpu() if self._on_gpu else None,
+        }
 
     def block(self, runs: int, warm_up_seconds: float) -> dict[str, Any]:
         """At least one run that is not timed, then `runs` that are; feeds in turns, always from the first."""
@@ -156,6 +169,13 @@ class Launch:
 
         self._engine.run_many(feeds(), lambda number, outputs: None)
         return runs
+
+    def _gpu(self) -> dict[str, Any]:
+        from workers import gpu
+
+        state = gpu.state() or {}
+        used = gpu.bytes_of(state.get("memory_used_mib"))
+        return {"memory_bytes": max(used - self._gpu_used_before, 0), "sm_mhz": state.get("sm_mhz")}
 
     def _time(self, number: int) -> int:
         feeds = self._feeds[number % len(self._feeds)]

@@ -54,6 +54,16 @@ def _side_rows(name: str, side: Json, timed: Json) -> Iterator[dict[str, Any]]:
         {"count": len(peaks), "values": peaks, "resident_bytes": timed["spread"]["resident_bytes"]},
         (min(peaks), max(peaks)),
     )
+    if side["peak_gpu_memory_bytes"] is not None:
+        on_gpu = [launch["memory_bytes"] for launch in timed["spread"]["gpu"]]
+        yield _row(
+            name,
+            "peak_gpu_memory",
+            "bytes",
+            side["peak_gpu_memory_bytes"],
+            {"count": len(on_gpu), "launches": timed["spread"]["gpu"]},
+            (min(on_gpu), max(on_gpu)),
+        )
     if accuracy := side["accuracy"]:
         yield _row(
             name,

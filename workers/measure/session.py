@@ -4,11 +4,13 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from app.catalog.metrics import METRICS
 from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidParams
+from workers import gpu
 from workers.context import Samples
 from workers.feeds import paired_plans
 from workers.measure.accuracy import Accuracy
@@ -24,6 +26,10 @@ from workers.runtimes.base import Engine, LoadedEngine
 
 FIDELITY_SAMPLES = 256  # where there is no metric: enough to compare, whatever the dataset's size
 REPORT_EVERY = 32  # samples
+SIDE_KEYS = (
+    "latency", "throughput_per_s", "concurrency", "peak_memory_bytes", "peak_gpu_memory_bytes", "load_ms",
+)  # fmt: skip
+CLOCKS_DIFFER = 0.1
 DISTURBED = 0.05  # of the timed runs' time spent waiting for a processor
 
 Report = Callable[[int, int, str], None]
@@ -62,7 +68,7 @@ def measure(
     `reference` is the model in its source framework, timed beside the others, its outputs not compared.
 
     The answer: `baseline`, `optimized` and `reference` (None where none is given) {latency, throughput_per_s, concurrency
-    (runs under way for that), peak_memory_bytes, load_ms, accuracy}; `comparison` {speedup, control, fidelity,
+    (runs under way for that), peak_memory_bytes, peak_gpu_memory_bytes, load_ms, accuracy}; `comparison` {speedup, control, fidelity,
     accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of `protocol.py`; `machine`; `warnings`.
 
     Raises:
@@ -89,10 +95,7 @@ def measure(
     )
     sides = {
         name: {
-            **{
-                key: timed[name][key]
-                for key in ("latency", "throughput_per_s", "concurrency", "peak_memory_bytes", "load_ms")
-            },
+            **{key: timed[name][key] for key in SIDE_KEYS},
             **outputs,
         }
         for name, outputs in (
@@ -112,6 +115,7 @@ def measure(
         "pinned_cpus": timed["pinned_cpus"],
         "waited_share": timed["waited_share"],
         "load_average_after": load_average(),
+        "gpu_after": gpu.state() if conditions["gpu"] else None,
         "runtimes": {
             side.runtime: dict(registry.alone(side.runtime).versions())
             for side in (baseline, optimized, reference)
@@ -217,6 +221,22 @@ def _speed_warnings(comparison: Mapping[str, Any], timed: Mapping[str, Any]) -> 
             f"others were at work on the measuring processors: the engines waited for them {waited:.0%} of the time, "
             "so latencies are longer than on an idle machine, those of slow engines most"
         )
+    texts += _clock_warnings(timed)
     if (threads := timed["baseline"]["latency"]["threads"]) > len(pinned):
         texts.append(f"{threads} threads were timed on {len(pinned)} processors, which is all that there are")
     return texts
+
+
+def _clock_warnings(timed: Mapping[str, Any]) -> list[str]:
+    """Whether the GPU ran slower for one engine than for the other, as it does when it gets hot or short of power."""
+    clocks = [
+        median(clock for launch in timed[side]["spread"]["gpu"] if (clock := launch["sm_mhz"]))
+        for side in ("baseline", "optimized")
+        if any(launch["sm_mhz"] for launch in timed[side]["spread"]["gpu"])
+    ]
+    if len(clocks) < 2 or min(clocks) > (1 - CLOCKS_DIFFER) * max(clocks):
+        return []
+    return [
+        f"the GPU's clock was {clocks[0]:.0f} MHz for the baseline and {clocks[1]:.0f} MHz for the engine: it was hot, short of "
+        "power, or idle in between; measure again, with its clocks fixed if you may (nvidia-smi --lock-gpu-clocks)"
+    ]

@@ -67,7 +67,8 @@ def test_a_session_answers_what_the_contract_promises(measured: tuple[dict[str, 
     found, told = measured
     for side in ("baseline", "optimized"):
         assert set(found[side]) == {
-            "latency", "throughput_per_s", "concurrency", "peak_memory_bytes", "load_ms", "accuracy",
+            "latency", "throughput_per_s", "concurrency", "peak_memory_bytes", "peak_gpu_memory_bytes", "load_ms",
+                "accuracy",
         }  # fmt: skip
         latency = found[side]["latency"]
         assert set(latency) == {
