@@ -25,11 +25,12 @@ from app.commands.common import (
     stderr,
     stdout,
 )
-from app.commands.parsing import bind_calibration, parse_pass, parse_targets, read_recipe
+from app.commands.parsing import bind_data, parse_pass, parse_targets, read_recipe
 from app.commands.progress import busy, bytes_bar, job_bar
 from app.commands.tables import named_by_target, print_result, targets_table
 
 Json = dict[str, Any]
+OPTIONS = {"calibration": "--dataset", "validation": "--validation"}  # that give data in this role
 
 
 def optimize(
@@ -52,6 +53,13 @@ def optimize(
     dataset: Annotated[
         str | None,
         typer.Option(metavar="FILE|ID", help="Calibration data (.npz), read by passes that calibrate."),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|ID",
+            help="Labelled data on which passes hold a bound of their own (max_drop); best not that of --evaluate.",
+        ),
     ] = None,
     evaluate: Annotated[
         str | None,
@@ -128,7 +136,9 @@ def optimize(
                 body["evaluation"]["output"] = metric_output
         if max_drop is not None:
             body["budget"] = {"max_drop": max_drop}
-        body |= recipe_of(client, steps, uploads.dataset(dataset)["id"] if dataset is not None else None)
+        given = {"calibration": dataset, "validation": validation}
+        data_ids = {role: uploads.dataset(one)["id"] for role, one in given.items() if one is not None}
+        body |= recipe_of(client, steps, data_ids)
         job = watch(client, client.submit(body)["id"], console)
         jobs = [client.show("jobs", child) for child in job["children"]] or [job]
         if not as_json:
@@ -218,23 +228,29 @@ def default_metric(dataset: Json) -> str:
     )
 
 
-def recipe_of(client: Client, recipe: Json | None, calibration: str | None) -> Json:
-    """The part of a job's body that says what is done: a recipe, or what the preset may read.
+def recipe_of(client: Client, recipe: Json | None, data: Mapping[str, str]) -> Json:
+    """The part of a job's body that says what is done: a recipe, or what the preset may read; `data` are ids by role.
 
     Raises:
-        Failure: no pass of the recipe would read the calibration data.
+        Failure: no pass of the recipe would read some of the data.
     """
-    if recipe is None:
-        return {"inputs": {"calibration": calibration}} if calibration is not None else {}
-    if calibration is None:
-        return {"recipe": recipe}
-    passes, used = bind_calibration(recipe["passes"], client.passes(), calibration)
-    if not used:
+    if recipe is None and "validation" in data:
         raise Failure(
-            "no pass of this recipe reads --dataset",
-            hint="leave it out, or see `burnish passes`",
+            "no preset reads --validation",
+            hint="name a pass that does, as in --pass quantize-openvino:max_drop=0.01",
             status=USAGE,
         )
+    if recipe is None:
+        return {"inputs": dict(data)} if data else {}
+    passes = recipe["passes"]
+    for role, dataset_id in data.items():
+        passes, used = bind_data(passes, client.passes(), role, dataset_id)
+        if not used:
+            raise Failure(
+                f"no pass of this recipe reads {OPTIONS[role]}",
+                hint="leave it out, or see `burnish passes`",
+                status=USAGE,
+            )
     return {"recipe": {**recipe, "passes": passes}}
 
 

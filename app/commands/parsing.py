@@ -120,15 +120,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def bind_calibration(
-    passes: Sequence[Mapping[str, Any]], catalog: Sequence[Mapping[str, Any]], dataset_id: str
+def bind_data(
+    passes: Sequence[Mapping[str, Any]], catalog: Sequence[Mapping[str, Any]], role: str, dataset_id: str
 ) -> tuple[list[dict[str, Any]], bool]:
-    """The steps with the dataset as calibration data of every pass that takes some and names none; whether any did."""
-    takers = {spec["name"] for spec in catalog if "calibration" in spec["inputs"]}
+    """The steps with the dataset in this role for every pass that reads some and names none; whether any did."""
+    takers = {spec["name"] for spec in catalog if role in spec["inputs"]}
     bound, used = [], False
     for step in passes:
-        if step.get("pass") in takers and "calibration" not in step.get("inputs", {}):
-            step = {**step, "inputs": {**step.get("inputs", {}), "calibration": dataset_id}}
+        if step.get("pass") in takers and role not in step.get("inputs", {}):
+            step = {**step, "inputs": {**step.get("inputs", {}), role: dataset_id}}
             used = True
         bound.append(dict(step))
     return bound, used

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.commands.common import USAGE, Failure
-from app.commands.parsing import bind_calibration, parse_pass, parse_targets, read_recipe
+from app.commands.parsing import bind_data, parse_pass, parse_targets, read_recipe
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_calibration_goes_to_the_passes_that_take_it() -> None:
         {"pass": "static", "params": {"a": 1}},
         {"pass": "static", "inputs": {"calibration": "dat_own"}},
     ]
-    bound, used = bind_calibration(passes, catalog, "dat_given")
+    bound, used = bind_data(passes, catalog, "calibration", "dat_given")
     assert used
     assert bound == [
         {"pass": "simplify"},
         {"pass": "static", "params": {"a": 1}, "inputs": {"calibration": "dat_given"}},
         {"pass": "static", "inputs": {"calibration": "dat_own"}},
     ]
-    assert bind_calibration(passes[:1], catalog, "dat_given") == (passes[:1], False)
+    assert bind_data(passes[:1], catalog, "calibration", "dat_given") == (passes[:1], False)
 
 
 def test_recipe_alone_and_inside_a_manifest(tmp_path: Path) -> None:
