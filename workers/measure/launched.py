@@ -18,6 +18,8 @@ from workers.sandbox.cgroups import oom_kills
 
 _numbers = itertools.count(1)
 
+LAUNCH = (sys.executable, "-P", "-m", "workers.measure.launch")
+
 
 @dataclass(frozen=True)
 class EngineUnderTest:
@@ -30,9 +32,19 @@ class EngineUnderTest:
 
 
 class Launched:
-    """One process with one engine, in a session of its own; it dies with this process, and is killed on leaving."""
+    """One process with one engine, in a session of its own; it dies with this process, and is killed on leaving.
 
-    def __init__(self, engine: EngineUnderTest, feeds: Path, cpus: Sequence[int], scratch: Path):
+    `command` serves as `launch.py` does, given the path of a spec.
+    """
+
+    def __init__(
+        self,
+        engine: EngineUnderTest,
+        feeds: Path,
+        cpus: Sequence[int],
+        scratch: Path,
+        command: Sequence[str] = LAUNCH,
+    ):
         spec = scratch / f"launch-{next(_numbers)}.json"
         spec.write_text(
             json.dumps(
@@ -49,7 +61,7 @@ class Launched:
         )
         self._oom_kills = oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers.measure.launch", str(spec.absolute())],
+            [*command, str(spec.absolute())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=scratch,
