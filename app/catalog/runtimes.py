@@ -1,6 +1,7 @@
 """The runtimes: what runs an engine, and its parameters. The work is done in `workers/runtimes`."""
 
 from app.catalog.preset_cuda import cuda_preset, inductor_cuda_preset
+from app.catalog.preset_tensorrt import tensorrt_preset
 from app.catalog.presets import cpu_preset, eager_preset, inductor_preset, openvino_preset
 from app.catalog.runtime_params.onnxruntime import (
     OnnxRuntimeCpuParams,
@@ -8,6 +9,7 @@ from app.catalog.runtime_params.onnxruntime import (
     OnnxRuntimeTensorRtParams,
 )
 from app.catalog.runtime_params.openvino import OpenVinoCpuParams
+from app.catalog.runtime_params.tensorrt import TensorRtParams, TensorRtRtxParams
 from app.catalog.runtime_params.torch import (
     TorchEagerCudaParams,
     TorchEagerParams,
@@ -103,6 +105,29 @@ _SPECS = (
         preset=inductor_cuda_preset,
         packages=("torch",),
         baseline={"tf32": False},
+    ),
+    RuntimeSpec(
+        name="tensorrt",
+        version=1,
+        title="TensorRT",
+        params=TensorRtParams,
+        device="cuda",
+        formats=frozenset({"onnx"}),
+        preset=tensorrt_preset,
+        packages=("tensorrt",),
+        baseline={"tf32": False, "refit": False, "strip": False, "weight_streaming": False},
+    ),
+    RuntimeSpec(
+        name="tensorrt-rtx",
+        version=1,
+        title="TensorRT for RTX",
+        params=TensorRtRtxParams,
+        device="cuda",
+        formats=frozenset({"onnx"}),
+        preset=tensorrt_preset,
+        packages=("tensorrt-rtx",),
+        baseline={"tf32": False, "refit": False, "strip": False, "weight_streaming": False},
+        ahead_of_time=True,
     ),
 )
 

@@ -13,6 +13,7 @@ KNOWN = {
     "share": 1.0,
     "unsupported": [],
     "unsupported_count": 0,
+    "evidence": "supported",
     "versions": {"onnxruntime": "1.32.0"},
 }
 ODD = {"node": "n7", "operator": "Frobnicate", "reason": "no operator org.example:Frobnicate is known"}
