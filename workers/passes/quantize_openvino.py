@@ -34,6 +34,7 @@ PASSING_ON = (  # an 8-bit range before these holds behind them
 )  # fmt: skip
 READ_AT_ONCE = 16  # samples
 INTERMEDIATE = "intermediate_model.xml"  # as NNCF calls it
+RESTORER = ["nncf", "quantization", "advanced_accuracy_restorer_parameters"]
 
 
 @implements(SPEC.name)
@@ -179,7 +180,7 @@ def _quantized(
         try:
             if validation is None:
                 return nncf.quantize(graph, nncf.Dataset(data), advanced_parameters=advanced, **how)
-            return nncf.quantize_with_accuracy_control(
+            quantized = nncf.quantize_with_accuracy_control(
                 graph,
                 nncf.Dataset(data),
                 nncf.Dataset(validation),
@@ -193,6 +194,9 @@ def _quantized(
                 ),
                 **how,
             )
+            # NNCF writes into the model how it was called, the name of our folder with it
+            quantized.set_rt_info(f"{{'max_num_iterations': {params.max_reverted}}}", RESTORER)
+            return quantized
         except OPENVINO_ERRORS as error:
             raise explain(error, "quantizing with NNCF", stage=SPEC.name) from error
         except (nncf.UnsupportedModelError, nncf.ValidationError, nncf.InternalError) as error:
