@@ -79,6 +79,7 @@ class Client:
         format: str | None = None,
         signature: Sequence[str] | None = None,
         architecture: str | None = None,
+        license: str | None = None,
         progress: Progress | None = None,
     ) -> Json:
         """Upload a model in constant memory; the answer's `status` is `inspecting` (see `wait_model`).
@@ -87,7 +88,13 @@ class Client:
 
         `signature`: texts `NAME:DTYPE:DIM,DIM…`, for files that do not tell.
         """
-        fields = {"name": name, "format": format, "signature": signature, "architecture": architecture}
+        fields = {
+            "name": name,
+            "format": format,
+            "signature": signature,
+            "architecture": architecture,
+            "license": license,
+        }
         return send_file(self._transport, "models", Path(path), fields, progress)
 
     def upload_dataset(

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     scratch_dir: Path | None = Field(
         None, description="Where attempts work. Empty: `scratch` under the data directory."
     )
+    signing_dir: Path | None = Field(
+        None,
+        description="The keys that workers sign bundles with, see `burnish keys signing`. Nothing is signed where there is none. "
+        "Empty: `signing` under the data directory.",
+    )
     public_url: str = Field(
         "http://127.0.0.1:8000", description="The address that clients see; used in links."
     )
@@ -270,6 +275,11 @@ class Settings(BaseSettings):
     def storage_cache_path(self) -> Path:
         """The directory in which a worker keeps files of the bucket."""
         return (self.storage_cache_dir or self.data_dir / "cache").resolve()
+
+    @property
+    def signing_path(self) -> Path:
+        """The directory of the keys that bundles are signed with."""
+        return (self.signing_dir or self.data_dir / "signing").resolve()
 
     @property
     def scratch_path(self) -> Path:

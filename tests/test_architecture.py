@@ -22,6 +22,7 @@ WALL_CLOCKS = {  # who asks the host what time it is, and why neither the databa
     "app/auth/usage.py": "which month is asked for",
     "app/commands/admin.py": "a date some days from now, as the administrator at this machine counts",
     "app/http/rates.py": "Redis counts in windows of the wall clock",
+    "app/signing/keys.py": "dates for people, and which key is the newest",
     "app/storage/disk.py": "files carry the times of their host",
     "app/webhooks/sender.py": "receivers hold the time of a signature against their clocks",
     "workers/bundle/package.py": "a date for people",

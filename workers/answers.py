@@ -1,5 +1,6 @@
 """What a supervisor does with each thing that a child says (`protocol.py`). What a child says is not trusted."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -12,11 +13,13 @@ from sqlalchemy.orm import Session
 from app.auth import quotas
 from app.config import get_settings
 from app.db import db_now, upsert
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from app.fleet import devices
 from app.jobs import lease, logs
 from app.jobs.tables import Job, StepResult
 from app.redaction import showable
+from app.signing.keys import current
+from app.signing.signatures import BadKey, sign
 from app.storage import Blob, get_storage
 from workers import running
 from workers.assignment import OptimizeAssignment
@@ -30,6 +33,7 @@ LOG_SECONDS = 1.0
 ACQUIRE_SECONDS = 0.5
 MESSAGE_CHARS = 2000
 MOST_WRITES = 10_000  # steps, stages and questions of one attempt: each is written to the database
+MOST_MANIFEST_CHARS = 16 * 1024 * 1024
 MOST_BYTES = 256 * 1024 * 1024  # of everything that one attempt says
 
 Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -83,6 +87,12 @@ class Device(_Said):
     device: Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
 
+class Sign(_Said):
+    """A manifest to sign."""
+
+    manifest: Annotated[str, StringConstraints(max_length=MOST_MANIFEST_CHARS)]
+
+
 class Answers:
     """Hears one child of a job."""
 
@@ -91,6 +101,7 @@ class Answers:
         self._child = child
         self._watch = watch
         self._scratch = assignment.scratch
+        self._subject = assignment.subject.digest
         self._fresh_only = bool(assignment.options.get("no_cache"))
         self._progress: Progress | None = None
         self._writes = 0
@@ -123,6 +134,8 @@ class Answers:
                     self._acquire(Device.model_validate(fields).device)
                 case "release":
                     self._release(Device.model_validate(fields).device)
+                case "sign":
+                    self._sign(Sign.model_validate(fields).manifest)
                 case other:
                     raise ProtocolError(f"a message of type {other!r}")
         except ValidationError as error:
@@ -280,6 +293,35 @@ class Answers:
         self._child.wait_for_us()
         self._hold.release(device)
         self._child.answer()
+
+    def _sign(self, manifest: str) -> None:
+        """Sign what names this job and its subject, and nothing else: a child must not speak for other models."""
+        self._child.wait_for_us()
+        try:
+            said = json.loads(manifest)
+            own = (said["job"], said["model"]["digest"]) == (self._hold.job_id, self._subject)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ProtocolError("a manifest to sign that cannot be read") from error
+        if not own:
+            raise ProtocolError("a manifest to sign that is not of this job")
+        self._child.answer(signature=signature_of(manifest))
+
+
+def signature_of(manifest: str) -> str | None:
+    """The signature's file for a manifest; None where this installation has no key.
+
+    Raises:
+        Unavailable: the keys cannot be read.
+    """
+    try:
+        key = current(get_settings().signing_path)
+    except BadKey as error:
+        raise Unavailable(
+            f"the keys that bundles are signed with cannot be read: {error}",
+            stage="packaging",
+            hint="see `burnish keys signing list` on this worker's machine",
+        ) from error
+    return None if key is None else sign(key, manifest.encode())
 
 
 def inside(scratch: Path, said: Path) -> Path:

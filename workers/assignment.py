@@ -23,7 +23,8 @@ class SubjectFiles(BaseModel):
     format: str
     signature: dict[str, Any]  # {inputs, outputs: [{name, dtype, shape}]}
     facts: dict[str, Any]
-    declared: dict[str, Any] = {}  # what the uploader said of it
+    declared: dict[str, Any] = {}  # what the uploader said of it, as far as its format needs that
+    license: str | None = None  # as the uploader said it
     name: str
 
 

@@ -95,7 +95,14 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     artifacts = attempt.steps.fresh(
         "packaging",
         lambda: package(
-            assignment, runtime, params, built, attempt.steps.outcomes, result, measured["machine"]
+            assignment,
+            runtime,
+            params,
+            built,
+            attempt.steps.outcomes,
+            result,
+            measured["machine"],
+            supervisor,
         ),
     )
     return {"result": result, "artifacts": artifacts, "measurements": measured["measurements"]}

@@ -10,6 +10,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 | store* | key, name, root, facts, seconds | keep this step's files → {digest, root} |
 | acquire* | device | wait for the right to measure alone on a device → {} |
 | release* | device | give it back → {} |
+| sign* | manifest | sign this manifest's text → {signature: text, or null where there is no key} |
 | result | result | the attempt succeeded; its last line |
 | problem | problem, result (or null) | the attempt failed; its last line |
 

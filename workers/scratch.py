@@ -106,10 +106,12 @@ def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
             described["facts"],
         )
         declared: dict[str, Any] = {}
+        licence = described.get("license")
     else:
         model = _row(session, Model, job.project_id, job.subject)
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
         declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
+        licence = model.declared.get("license")
     return SubjectFiles(
         id=job.subject,
         digest=job.subject_digest,
@@ -119,6 +121,7 @@ def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
         signature=signature,
         facts=facts,
         declared=declared,
+        license=licence,
         name=name,
     )
 

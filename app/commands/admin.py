@@ -26,6 +26,7 @@ from app.commands.common import (
     when,
 )
 from app.commands.resources import print_fields
+from app.commands.signing import signing
 from app.errors import BurnishError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ DEFAULT_PROJECT = "prj_default"
 DEFAULT_LIMIT = -1  # on the command line, for "as the installation says"
 
 keys = typer.Typer(no_args_is_help=True, help="API keys, on the database of this installation.")
+keys.add_typer(signing, name="signing")
 projects = typer.Typer(no_args_is_help=True, help="Projects, on the database of this installation.")
 
 ProjectOption = Annotated[str, typer.Option(help="Whose keys: a project's id.")]

@@ -11,6 +11,8 @@ from typing import Any
 from app.commands.common import USAGE, Failure
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig.json"
+ENGINE_FOLDER = "engine"
 
 
 def check_destination(folder: Path, force: bool) -> None:
@@ -96,13 +98,31 @@ def damaged_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     wrong = []
     for name, promised in manifest["files"].items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not isinstance(promised, dict):
+            wrong.append(f"{name} has no digest in the manifest")
+        elif not path.resolve().is_relative_to(folder.resolve()):
             wrong.append(f"{name} lies outside the bundle")
         elif not path.is_file():
             wrong.append(f"{name} is missing")
         elif _sha256(path) != promised.get("sha256"):
             wrong.append(f"{name} was changed")
     return wrong
+
+
+def unlisted_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Files in a bundle's folder that its manifest does not know, sorted; its signature is none of them."""
+    known = {*manifest["files"], MANIFEST, SIGNATURE}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in found if name not in known)
+
+
+def unpromised(manifest: dict[str, Any]) -> list[str]:
+    """Files that running the engine reads, and for which the manifest promises no digest."""
+    read = ["run.py"]
+    for holder, field in (("engine", "entry"), ("samples", "file")):
+        said = manifest.get(holder)
+        read.append(str(said.get(field)) if isinstance(said, dict) else f"{holder}.{field}")
+    return [name for name in read if name not in manifest["files"]]
 
 
 def _safe(entry: zipfile.ZipInfo) -> PurePosixPath:

@@ -17,8 +17,10 @@ from app.artifacts.envelope import Facts, conditions_of, hold
 from app.artifacts.machine import this_machine
 from app.commands import bundles
 from app.commands.common import DONE, FAILED, JsonOption, leave, print_json, shown, stdout
+from app.commands.signing import read_trusted, trusted_file
 
 RUN_SECONDS = 600
+LISTED = 10
 SLOW = 4  # exit status
 
 
@@ -36,14 +38,30 @@ def check(
     folder: Annotated[
         Path, typer.Argument(metavar="ENGINE_DIR", exists=True, file_okay=False, help="An unpacked bundle.")
     ],
+    trust: Annotated[
+        list[Path],
+        typer.Option(
+            "--trust",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Public keys in PEM: the bundle must be signed by one of them. Repeat. Default: those of `burnish keys signing trust`.",
+        ),
+    ] = [],  # noqa: B006 - typer reads the default
     as_json: JsonOption = False,
 ) -> None:
-    """Check an engine on this machine: its files, where it is valid, and its outputs. No service is needed.
+    """Check an engine on this machine: who signed it, its files, where it is valid, and its outputs. No service is needed.
+
+    Nothing of the bundle is run before signature and files were found to be right. `run.py` and compiled engines are code:
+    check bundles of strangers in a place that can be thrown away.
 
     Exit status: 0 yes, it is valid here; 1 no; 2 wrong usage; 4 it is valid, but slower than it was measured to be.
     """
     manifest = bundles.read_manifest(folder)
-    findings = look_at(folder, manifest)
+    files = trust or [path for path in (trusted_file(),) if path.exists()]
+    findings = [signature(folder, read_trusted(files)), *look_at(folder, manifest)]
+    if all(finding.ok is not False for finding in findings):
+        findings.append(outputs(folder))
     verdict = verdict_of(findings)
     rebuild = None if verdict == "yes" else rebuild_command(manifest)
     if as_json:
@@ -61,13 +79,39 @@ def check(
 
 
 def look_at(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
-    """Everything that can be said of the bundle here. Nothing of it is run where a file was changed, or a condition says no."""
+    """Everything that can be said of the bundle here without running anything of it."""
     wrong = bundles.damaged_files(folder, manifest)
+    wrong += [f"{name} is not among the manifest's files" for name in bundles.unpromised(manifest)]
+    strange = bundles.unlisted_files(folder, manifest)
+    # what lies beside an engine may be read with it: external weights, a compiled network
+    wrong += [f"{name} was added" for name in strange if name.startswith(f"{bundles.ENGINE_FOLDER}/")]
     text = "; ".join(wrong) or f"{len(manifest['files'])} files are as they were"
-    findings = [Finding("files", not wrong, text), *validity(manifest)]
-    if any(finding.ok is False for finding in findings):  # `run.py` itself may be among what was changed
-        return findings
-    return [*findings, outputs(folder)]
+    findings = [Finding("files", not wrong, text)]
+    if others := [name for name in strange if not name.startswith(f"{bundles.ENGINE_FOLDER}/")]:
+        listed = ", ".join(others[:LISTED]) + (", …" if len(others) > LISTED else "")
+        findings.append(Finding("other files", None, f"not the bundle's, and not checked: {listed}"))
+    return [*findings, *validity(manifest)]
+
+
+def signature(folder: Path, trusted: list[bytes]) -> Finding:
+    """Whether the manifest is signed, by whom, and whether that is one of the public keys that are trusted."""
+    from app.signing.signatures import BadSignature, key_id, verify
+
+    wanted = f"; wanted is one of {', '.join(map(key_id, trusted))}" if trusted else ""
+    path = folder / bundles.SIGNATURE
+    if not path.is_file():
+        said = "there is none: nothing says who made this bundle"
+        return Finding("signature", False if trusted else None, said + wanted)
+    try:
+        signed = verify((folder / bundles.MANIFEST).read_bytes(), path.read_bytes(), trusted)
+    except BadSignature as error:
+        return Finding("signature", False, str(error))
+    if signed.trusted:
+        return Finding("signature", True, f"by {signed.key}, which is trusted")
+    if trusted:
+        return Finding("signature", False, f"by {signed.key}{wanted}")
+    said = f"by {signed.key}, which nothing here vouches for: give its public key by --trust"
+    return Finding("signature", None, said)
 
 
 def verdict_of(findings: list[Finding]) -> str:

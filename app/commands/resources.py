@@ -125,6 +125,9 @@ def upload_model(
     architecture: Annotated[
         str | None, typer.Option(help="The architecture, for files that hold weights alone.")
     ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Its licence, best as SPDX has it (Apache-2.0): bundles name it.")
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -138,6 +141,7 @@ def upload_model(
                 format=format,
                 signature=signature,
                 architecture=architecture,
+                license=license,
                 progress=progress,
             )
         with busy(console, f"inspecting {file.name}"):

@@ -44,6 +44,12 @@ class ModelFields(BaseModel):
     architecture: str | None = Field(
         None, min_length=1, max_length=200, description="The architecture of files that hold weights alone."
     )
+    license: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="The model's licence, best as an SPDX expression (`Apache-2.0`): bundles name it.",
+    )
     signature: list[str] = Field(
         default_factory=list,
         max_length=1000,
@@ -64,6 +70,8 @@ class ModelFields(BaseModel):
             said["format"] = self.format
         if self.architecture is not None:
             said["architecture"] = self.architecture
+        if self.license is not None:
+            said["license"] = self.license
         if self.signature:
             said["signature"] = read_signature(self.signature).model_dump()
         return said
@@ -122,7 +130,9 @@ class ModelAnswer(AnswerSchema):
         description="SHA-256 over the sorted (SHA-256, path) of the model's files, whatever archive they came in. "
         "Null until inspected."
     )
-    declared: dict[str, Any] = Field(description="What the uploader said: format, signature, architecture.")
+    declared: dict[str, Any] = Field(
+        description="What the uploader said: format, signature, architecture, license."
+    )
     signature: dict[str, Any] | None = Field(
         description="`{inputs, outputs}`, each a list of {name, dtype, shape}."
     )

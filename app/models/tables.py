@@ -24,7 +24,7 @@ class Model(Base):
     upload_digest: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str | None] = mapped_column(String(64), index=True)
-    declared: Mapped[dict[str, Any]]  # what the uploader said: format, signature, architecture
+    declared: Mapped[dict[str, Any]]  # what the uploader said: format, signature, architecture, license
     signature: Mapped[dict[str, Any] | None]
     facts: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]

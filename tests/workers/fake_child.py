@@ -66,6 +66,12 @@ class FakeChild:
     def release(self, device: str) -> None:
         self.pipe.ask("release", device=device)
 
+    def sign(self, path: str, changes: dict[str, Any]) -> None:
+        """Asks for a signature of its job's manifest, with changes, and notes what came back."""
+        own = {"job": self.assignment["job_id"], "model": {"digest": self.assignment["subject"]["digest"]}}
+        text = json.dumps({**own, **changes})
+        Path(path).write_text(json.dumps({"manifest": text, **self.pipe.ask("sign", manifest=text)}))
+
     def measure(self, path: str, seconds: float) -> None:
         """Fails where somebody else measures at the same time."""
         held = Path(path)

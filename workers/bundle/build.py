@@ -1,8 +1,9 @@
-"""Writes the bundle: engine, `manifest.json`, `run.py`, `README.md`, sample inputs with promised outputs."""
+"""Writes the bundle: engine, `manifest.json` and its signature, `run.py`, `README.md`, sample inputs with promised outputs."""
 
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from workers.onnx_files import file_digest
 from workers.runtimes.base import Engine
 
 ENGINE_FOLDER = "engine"
+SIGNATURE = "manifest.sig.json"  # as `app.signing.signatures` has it
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's earliest time: the same bundle has the same bytes
 
 
@@ -26,8 +28,13 @@ def lay_out(folder: Path, engine: Engine) -> str:
     return f"{ENGINE_FOLDER}/{engine.entry}"
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write `README.md`, then `manifest.json` with a digest per file; the manifest as written."""
+def write_manifest(
+    folder: Path, manifest: dict[str, Any], sign: Callable[[str], str | None]
+) -> dict[str, Any]:
+    """Write `README.md`, then `manifest.json` with a digest per file, then its signature; the manifest as written.
+
+    `sign` gives the signature's file for the manifest's text; None: there is nobody to sign.
+    """
     (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
     files = {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
@@ -37,6 +44,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     whole = {**manifest, "files": files}
     text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
+    if (signature := sign(text)) is not None:
+        (folder / SIGNATURE).write_text(signature, encoding="utf-8")
     return whole
 
 

@@ -17,13 +17,14 @@ from workers import runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
 from workers.bundle.companions import COMPANIONS, copy_companions
+from workers.bundle.licences import licences
 from workers.bundle.samples import sample_feeds, write_samples
 from workers.bundle.text import report
 from workers.context import Samples
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Engine
 from workers.samples import synthetic_samples
-from workers.steps import StepOutcome
+from workers.steps import StepOutcome, Supervisor
 
 SUFFIXES = (
     ".zip",
@@ -61,8 +62,9 @@ def package(
     steps: list[StepOutcome],
     result: dict[str, Any],
     machine: Mapping[str, Any],
+    supervisor: Supervisor,
 ) -> list[dict[str, Any]]:
-    """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`."""
+    """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`. The supervisor signs."""
     folder = assignment.scratch / "bundle"
     folder.mkdir()
     entry = lay_out(folder, built.engine)
@@ -77,6 +79,7 @@ def package(
         if source.synthetic
         else {"seed": None, "dataset": source.digest}
     )
+    requires = {**implementation.versions(), "numpy": version("numpy")}
     manifest = write_manifest(
         folder,
         {
@@ -96,7 +99,8 @@ def package(
             "companions": companions,
             "signature": {"inputs": engine.inputs, "outputs": engine.outputs},
             "validity": implementation.validity(built.engine, params),
-            "requires": {**implementation.versions(), "numpy": version("numpy")},
+            "requires": requires,
+            "licences": licences(built.original, assignment.subject.license, requires, folder),
             "steps": [
                 {"name": step.name, "key": step.key, "cached": step.cached, "seconds": step.seconds}
                 for step in steps
@@ -110,6 +114,7 @@ def package(
             "result": result,
             "samples": write_samples(folder, baseline, engine, feeds, described),
         },
+        lambda text: supervisor.ask("sign", manifest=text)["signature"],
     )
     lineage = lineage_of(assignment)
     engine_zip = pack(folder, assignment.scratch / f"{stem(assignment)}-{runtime.name}.zip")
@@ -157,7 +162,7 @@ def model_artifact(
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for path in files:
                 archive.write(path, path.relative_to(model.root))
-    manifest = {"name": name, "format": model.format, **described}
+    manifest = {"name": name, "format": model.format, "license": assignment.subject.license, **described}
     return {**artifact("model", target, media_type, manifest, lineage), "tree_digest": model.digest}
 
 

@@ -38,10 +38,47 @@ def readme(manifest: dict[str, Any]) -> str:
             "",
             "## Where it is valid",
             "",
-            *(f"- {key}: {shown(value)}" for key, value in manifest["validity"].items()),
+            *validity_lines(manifest["validity"]),
+            "",
+            "`burnish check .` holds this against a machine.",
+            "",
+            "## Licences",
+            "",
+            *licence_lines(manifest["licences"]),
             "",
         ]
     )
+
+
+def validity_lines(validity: dict[str, Any]) -> list[str]:
+    """Where the engine is valid: what it was made with, then what it needs and why."""
+    made = [f"- {key}: {shown(value)}" for key, value in validity.items() if key != "conditions"]
+    needs = {"no": "needs", "slow": "is slower without", "unproved": "was only tried with"}
+    rules = {
+        "equal": "",
+        "at_least": " at least",
+        "at_most": " at most",
+        "same_minor": " the same minor version as",
+    }
+    rules |= {"any_of": " one of", "all_of": " all of", "none_of": " none of"}
+    return made + [
+        f"- {needs[one['otherwise']]} {one['what']}:{rules[one['rule']]} {shown(one['wanted'])} ({one['why']})"
+        for one in validity.get("conditions", [])
+    ]
+
+
+def licence_lines(licences: dict[str, Any]) -> list[str]:
+    """The model's licence as far as it is known, and those of the packages that run the engine."""
+    model = licences["model"]
+    files = f" (see {', '.join(f'`{path}`' for path in model['files'])})" if model["files"] else ""
+    unsaid = "in the files that were uploaded with it" if files else "not said at its upload"
+    return [
+        f"- the model: {model['licence'] or unsaid}{files}",
+        *(
+            f"- {one['package']} {one['version']}, which is not part of this bundle: {one['licence'] or 'see there'}"
+            for one in licences["packages"]
+        ),
+    ]
 
 
 def report(manifest: dict[str, Any]) -> str:

@@ -1,20 +1,14 @@
 """The command itself: exit statuses, help, keys, comparisons, and `check` on a real engine."""
 
 import copy
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
 from app import __version__
 from app.commands.compare import larger, slower, worse
@@ -176,117 +170,3 @@ def test_worse_knows_which_way_is_better(job: dict[str, Any]) -> None:
     assert worse(other, job, {"top1": False}).regression is True
     other["result"]["optimized"]["accuracy"] = None
     assert worse(job, other, {"top1": True}).regression is None
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Path:
-    """A bundle of a real engine with the `run.py` that bundles carry."""
-    folder = tmp_path / "engine-bundle"
-    (folder / "engine").mkdir(parents=True)
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "neg", [value], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, folder / "engine" / "model.onnx")
-    shutil.copy(ROOT / "workers" / "bundle" / "run.py", folder / "run.py")
-    x = np.array([1.0, 2.0], np.float32)
-    np.savez(folder / "samples.npz", **{"input:x": x, "output:y": -x})
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    manifest = {
-        "target": {"runtime": "onnxruntime-cpu", "params": {"threads": 1}},
-        "engine": {"entry": "engine/model.onnx"},
-        "validity": {
-            "runtime": "onnxruntime",
-            "version": onnxruntime.__version__,
-            "architecture": os.uname().machine,
-            "cpu_features": [],
-        },
-        "samples": {
-            "file": "samples.npz",
-            "outputs": {"y": {"sha256": hashlib.sha256((-x).tobytes()).hexdigest(), "atol": 0.0}},
-        },
-        "files": files,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def findings(done: subprocess.CompletedProcess[str]) -> dict[str, bool | None]:
-    return {finding["what"]: finding["ok"] for finding in json.loads(done.stdout)["findings"]}
-
-
-def test_check_a_good_engine(engine: Path, tmp_path: Path) -> None:
-    done = burnish_command("check", str(engine), "--json", home=tmp_path)
-    assert findings(done) == {
-        "files": True,
-        "architecture": True,
-        "package:onnxruntime": True,
-        "outputs": True,
-    }
-    assert not list(engine.rglob("__pycache__"))
-
-
-def test_check_runs_nothing_that_was_changed(engine: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "ran"
-    (engine / "run.py").write_text(f"open({str(trace)!r}, 'w')")
-    done = burnish_command("check", str(engine), "--json", home=tmp_path, check=1)
-    assert findings(done)["files"] is False
-    assert "outputs" not in findings(done)
-    assert not trace.exists()
-
-
-def test_check_finds_other_outputs(engine: Path, tmp_path: Path) -> None:
-    x = np.array([1.0, 2.0], np.float32)
-    np.savez(engine / "samples.npz", **{"input:x": x, "output:y": x})
-    manifest = json.loads((engine / "manifest.json").read_text())
-    manifest["samples"]["outputs"]["y"]["sha256"] = hashlib.sha256(x.tobytes()).hexdigest()
-    digest = hashlib.sha256((engine / "samples.npz").read_bytes()).hexdigest()
-    manifest["files"]["samples.npz"]["sha256"] = digest
-    (engine / "manifest.json").write_text(json.dumps(manifest))
-    done = burnish_command("check", str(engine), home=tmp_path, check=1)
-    assert "FAIL  outputs: y differs by 4, 0 allowed" in done.stdout
-
-
-def test_an_engine_of_another_machine_is_told_with_the_command_that_builds_it_anew(
-    engine: Path, tmp_path: Path
-) -> None:
-    manifest = json.loads((engine / "manifest.json").read_text())
-    manifest["job"] = "job_1"
-    manifest["validity"]["architecture"] = "riscv128"
-    (engine / "manifest.json").write_text(json.dumps(manifest))
-    said = json.loads(burnish_command("check", str(engine), "--json", home=tmp_path, check=1).stdout)
-    assert said["verdict"] == "no"
-    assert "outputs" not in {finding["what"] for finding in said["findings"]}
-    assert said["rebuild"] == "burnish rebuild job_1 --target onnxruntime-cpu -o ENGINE_DIR"
-
-
-def test_an_engine_that_will_be_slower_has_a_status_of_its_own(engine: Path, tmp_path: Path) -> None:
-    manifest = json.loads((engine / "manifest.json").read_text())
-    why = "it was measured with more"
-    condition = {"what": "processors", "rule": "at_least", "wanted": 4096, "otherwise": "slow", "why": why}
-    manifest["validity"] = {"conditions": [condition]}
-    (engine / "manifest.json").write_text(json.dumps(manifest))
-    done = burnish_command("check", str(engine), home=tmp_path, check=4)
-    assert f": {why}" in done.stdout
-    assert "slow: the engine is valid on this machine" in done.stdout
-    assert json.loads(burnish_command("check", str(engine), "--json", home=tmp_path, check=4).stdout)["ok"]
-
-
-def test_another_version_is_settled_by_the_outputs(engine: Path, tmp_path: Path) -> None:
-    manifest = json.loads((engine / "manifest.json").read_text())
-    manifest["validity"]["version"] = "0.1"
-    (engine / "manifest.json").write_text(json.dumps(manifest))
-    said = json.loads(burnish_command("check", str(engine), "--json", home=tmp_path).stdout)
-    assert said["verdict"] == "yes"
-    assert {finding["what"]: finding["ok"] for finding in said["findings"]}["package:onnxruntime"] is None
-
-
-def test_conditions_of_a_later_version_are_a_note(engine: Path, tmp_path: Path) -> None:
-    manifest = json.loads((engine / "manifest.json").read_text())
-    manifest["validity"] = {"conditions": [{"what": "moon", "rule": "phase", "wanted": "full"}]}
-    (engine / "manifest.json").write_text(json.dumps(manifest))
-    assert findings(burnish_command("check", str(engine), "--json", home=tmp_path))["validity"] is None
