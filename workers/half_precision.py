@@ -1,7 +1,7 @@
-"""Rewrites an ONNX graph from fp32 to fp16, deciding node by node from the operators' schemas.
+"""Rewrites an ONNX graph from fp32 to fp16 or bf16, deciding node by node from the operators' schemas.
 
-A value keeps its name and becomes fp16. A node that cannot take fp16 (its schema does not allow it, nothing is known
-of its domain, or it is blocked) computes in fp32 between casts, so that those around it may rely on fp16. Graphs
+A value keeps its name and becomes half. A node that cannot take that (its schema does not allow it, nothing is known
+of its domain, or it is blocked) computes in fp32 between casts, so that those around it may rely on halves. Graphs
 inside control flow follow the same rule: what they read from outside has the type that they expect.
 """
 
@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from workers.float_types import FP16
+from workers.float_types import FP16, FloatType
 from workers.onnx_files import graphs, opset_of, subgraphs
 from workers.onnx_prepare import set_nodes
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+FLOAT = TensorProto.FLOAT
+SHORT: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+IN_SCHEMAS: dict[int, str] = {TensorProto.FLOAT16: "(float16)", TensorProto.BFLOAT16: "(bfloat16)"}
 FLOAT_UNLESS_TOLD = (
     "RandomNormal",
     "RandomUniform",
@@ -33,12 +35,14 @@ class HalfPrecision:
         keep_io_types: bool,
         blocked_operators: frozenset[str],
         blocked_nodes: frozenset[str],
+        half: FloatType = FP16,
     ):
         self._model = model
         self._keep_io_types = keep_io_types
         self._blocked_operators = blocked_operators
         self._blocked_nodes = blocked_nodes
-        self._read_half: set[str] = set()  # weights that some node reads in fp16
+        self._type = half
+        self._read_half: set[str] = set()  # weights that some node reads as halves
         self._read_single: set[str] = set()  # … in fp32
         self._half: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
@@ -53,9 +57,9 @@ class HalfPrecision:
         single: dict[str, str] = {}
         if self._keep_io_types:
             for value in self._io(graph.input):
-                half = f"{value}__fp16"
+                half = f"{value}__{SHORT[self._type.onnx]}"
                 _rename_read(graph, value, half)
-                before.append(self._cast(value, half, HALF))
+                before.append(self._cast(value, half, self._type.onnx))
                 single[half] = value
         self._convert(graph, frozenset(single), frozenset(), single, before)
         if self._keep_io_types:
@@ -99,7 +103,7 @@ class HalfPrecision:
         self._read_half.update(weights & {value.name for value in graph.output})
         set_nodes(graph, nodes)
         for value in (*graph.input, *graph.output, *graph.value_info):
-            _make_half(value.type)
+            _make_half(value.type, self._type)
 
     def _convert_node(
         self,
@@ -113,7 +117,7 @@ class HalfPrecision:
         half = schema is not None and not self._is_blocked(node) and self._takes_half(node, schema, floats)
         (self._half if half else self._kept)[node.op_type] += 1
         if half:
-            _retype_attributes(node)
+            _retype_attributes(node, self._type)
         for index, name in enumerate(node.input):
             if name not in floats:
                 continue
@@ -132,7 +136,7 @@ class HalfPrecision:
             if name in floats and not (half and not _only_float(schema.outputs, index)):
                 single[name] = f"{name}__fp32"
                 node.output[index] = single[name]
-                nodes.append(self._cast(single[name], name, HALF))
+                nodes.append(self._cast(single[name], name, self._type.onnx))
 
     def _schema(self, node: NodeProto) -> Any:
         try:
@@ -144,7 +148,7 @@ class HalfPrecision:
         return node.op_type in self._blocked_operators or node.name in self._blocked_nodes
 
     def _takes_half(self, node: NodeProto, schema: Any, floats: frozenset[str]) -> bool:
-        """Whether every fp32 value of the node may be fp16, save those that are fp32 by definition."""
+        """Whether every fp32 value of the node may be half, save those that are fp32 by definition."""
         allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
         for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
             for index, name in enumerate(names):
@@ -152,7 +156,7 @@ class HalfPrecision:
                 if (
                     name in floats
                     and kind in allowed
-                    and not any("(float16)" in text for text in allowed[kind])
+                    and not any(IN_SCHEMAS[self._type.onnx] in text for text in allowed[kind])
                 ):
                     return False
         return True
@@ -169,8 +173,8 @@ class HalfPrecision:
         """Give the model's fp32 outputs back under their names."""
         produced = {name for node in graph.node for name in node.output}
         for value in graph.output:
-            if value.type.tensor_type.elem_type == HALF and value.name in produced:
-                half = f"{value.name}__fp16"
+            if value.type.tensor_type.elem_type == self._type.onnx and value.name in produced:
+                half = f"{value.name}__{SHORT[self._type.onnx]}"
                 _rename_read(graph, value.name, half)
                 _rename_written(graph, value.name, half)
                 if value.name in single:
@@ -178,7 +182,7 @@ class HalfPrecision:
                 else:
                     graph.node.append(self._cast(half, value.name, FLOAT))
         for value in (*graph.input, *graph.output):
-            if value.type.tensor_type.elem_type == HALF:
+            if value.type.tensor_type.elem_type == self._type.onnx:
                 value.type.tensor_type.elem_type = FLOAT
 
     def _convert_weights(self, graph: onnx.GraphProto) -> None:
@@ -192,10 +196,10 @@ class HalfPrecision:
             if tensor.name in self._read_single and tensor.name not in self._read_half:
                 graph.initializer.remove(tensor)
             else:
-                clamped, raised = FP16.beyond(numpy_helper.to_array(tensor))
+                clamped, raised = self._type.beyond(numpy_helper.to_array(tensor))
                 self.clamped += clamped
                 self._raised += raised
-                tensor.CopyFrom(FP16.narrowed_tensor(tensor, tensor.name))
+                tensor.CopyFrom(self._type.narrowed_tensor(tensor, tensor.name))
 
 
 def _declared_floats(graph: onnx.GraphProto) -> set[str]:
@@ -213,9 +217,9 @@ def _tensor_type(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
     return kind.tensor_type
 
 
-def _make_half(kind: onnx.TypeProto) -> None:
+def _make_half(kind: onnx.TypeProto, half: FloatType) -> None:
     if kind.WhichOneof("value") is not None and (tensor := _tensor_type(kind)).elem_type == FLOAT:
-        tensor.elem_type = HALF
+        tensor.elem_type = half.onnx
 
 
 def _formal(formals: Any, index: int) -> Any:
@@ -227,25 +231,25 @@ def _only_float(formals: Any, index: int) -> bool:
     return bool(_formal(formals, index).type_str == "tensor(float)")
 
 
-def _retype_attributes(node: NodeProto) -> None:
-    """Make a node that states its result's type state fp16 instead of fp32."""
+def _retype_attributes(node: NodeProto, half: FloatType) -> None:
+    """Make a node that states its result's type state half instead of fp32."""
     stated = False
     for attribute in node.attribute:
         if attribute.name in ("to", "dtype"):
             stated = True
             if attribute.i == FLOAT:
-                attribute.i = HALF
+                attribute.i = half.onnx
         elif attribute.type == onnx.AttributeProto.TENSOR:
             stated = True
             if attribute.t.data_type == FLOAT:
-                attribute.t.CopyFrom(FP16.narrowed_tensor(attribute.t, attribute.t.name))
+                attribute.t.CopyFrom(half.narrowed_tensor(attribute.t, attribute.t.name))
     if node.op_type in FLOAT_UNLESS_TOLD and not stated:
         if node.op_type == "ConstantOfShape":
             node.attribute.append(
-                helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, dtype=np.float16)))
+                helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, dtype=half.numpy)))
             )
         else:
-            node.attribute.append(helper.make_attribute("dtype", HALF))
+            node.attribute.append(helper.make_attribute("dtype", half.onnx))
 
 
 def _rename_read(graph: onnx.GraphProto, old: str, new: str) -> None:

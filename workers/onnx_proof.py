@@ -7,6 +7,7 @@ from app.errors import InvalidModel
 from workers.model_handle import ModelHandle
 from workers.onnx_errors import refused
 from workers.onnx_files import signature_of
+from workers.onnx_prepare import outline
 
 Signature = dict[str, dict[str, tuple[int, tuple[object, ...]]]]
 
@@ -43,6 +44,27 @@ def prove(
     same_signature(before, signature_of(after.load_onnx(weights=False)), stage, may_change)
     with refused("loading the new model", stage=stage, hint=hint):
         open_session(after)
+
+
+def prove_written(before: Signature, after: ModelHandle, stage: str) -> None:
+    """As `prove`, for a model that ONNX Runtime has no kernels for: types are inferred node by node in place of loading it.
+
+    Raises:
+        InvalidModel: it is not valid.
+    """
+    hint = (
+        "this is a fault of the pass on this model: leave the node out of it (blocked operators), or the pass"
+    )
+    with refused("checking the new model", stage=stage, hint=hint):
+        onnx.checker.check_model(str(after.path))
+    model = after.load_onnx(weights=False)
+    same_signature(before, signature_of(model), stage)
+    try:
+        onnx.shape_inference.infer_shapes(outline(model), check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InvalidModel(
+            f"the types of the new model do not fit each other: {str(error)[:500]}", stage=stage, hint=hint
+        ) from error
 
 
 def same_signature(

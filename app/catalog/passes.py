@@ -6,6 +6,7 @@ from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
+    QuantizeFp8Params,
     QuantizeStaticParams,
     QuantizeWeightsParams,
 )
@@ -13,7 +14,7 @@ from app.catalog.pass_params.torch import CastTorchParams, QuantizeTorchParams
 from app.catalog.spec import ByParameter, PassSpec, Precision, WhereGiven
 
 ANY_PRECISION: frozenset[Precision] = frozenset(
-    {"fp32", "fp16", "bf16", "int8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
+    {"fp32", "fp16", "bf16", "int8", "fp8", "int8-dynamic", "weights-8bit", "weights-4bit", "mixed"}
 )
 
 ANY_DIALECT = frozenset({"onnxruntime"})  # of passes that leave operators alone which they do not know
@@ -117,6 +118,17 @@ _SPECS = (
         over_2gb=True,
         inputs={"calibration": "required-or-synthetic"},
         packages=("onnxruntime", "onnx", "numpy"),
+    ),
+    PassSpec(
+        name="quantize-fp8",
+        version=1,
+        title="Quantize weights and activations to 8-bit floating point",
+        params=QuantizeFp8Params,
+        consumes=frozenset({"fp32"}),
+        produces="fp8",
+        over_2gb=True,
+        inputs={"calibration": "required-or-synthetic"},
+        packages=("onnxruntime", "onnx", "numpy", "ml_dtypes"),
     ),
     PassSpec(
         name="quantize-weights",

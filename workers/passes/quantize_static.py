@@ -10,6 +10,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from app.catalog.pass_params.quantization import FUSED_OPERATORS, QuantizeStaticParams
 from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe
+from workers import qdq
 from workers.bias_correction import correct_biases, give_biases
 from workers.calibration import Plan, Ranges, collect_ranges
 from workers.context import PassContext
@@ -19,6 +20,7 @@ from workers.onnx_nodes import check_names, nodes_of, outcome, quieted
 from workers.onnx_prepare import prepare, sort_nodes
 from workers.onnx_proof import prove, restore_shapes
 from workers.passes import implements
+from workers.quantize_for_tensorrt import Asked, quantize
 
 SPEC = PASSES["quantize-static"]
 TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
@@ -38,6 +40,8 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
         IncompatibleRecipe: the model has nothing that these parameters quantize.
         InvalidDataset: calibration gives NaN or infinity, or has no samples.
     """
+    if params.form == "tensorrt":
+        return apply_tensorrt_form(model, params, ctx)
     original = model.load_onnx()
     check_names(original, params.excluded_nodes, "excluded_nodes")
     before = prepare(model.load_onnx(), SPEC.name, least_opset=LEAST_OPSET)
@@ -87,6 +91,17 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
     handle = save_onnx(after, ctx.out)
     prove(signature_of(original), handle, SPEC.name)
     return handle
+
+
+def apply_tensorrt_form(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) -> ModelHandle:
+    """The same in the form that TensorRT fuses. Raises as `quantize_for_tensorrt.quantize`."""
+    wanted = set(params.operators or qdq.OPERATORS) - set(params.excluded_operators)
+    asked = Asked(
+        kind=qdq.INT8, operators=frozenset(wanted & set(qdq.OPERATORS)), excluded_nodes=params.excluded_nodes,
+        method=params.method, bins=params.histogram_bins, percentile=params.percentile, samples=params.samples,
+        per_channel=params.per_channel, rest=params.rest,
+    )  # fmt: skip
+    return quantize(model, asked, ctx, SPEC.name)
 
 
 def float_tensors(model: onnx.ModelProto, operators: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pass `to-bf16`: weights as bfloat16, widened where they are read."""
+"""The pass `to-bf16`: weights as bfloat16, widened where they are read, or arithmetic in bfloat16 as well."""
 
 import difflib
 
@@ -11,26 +11,32 @@ from app.catalog.passes import PASSES
 from app.errors import InvalidParams
 from workers.context import PassContext
 from workers.float_types import BF16
+from workers.half_precision import HalfPrecision
 from workers.model_handle import ModelHandle
 from workers.onnx_files import graphs, save_onnx, signature_of
-from workers.onnx_prepare import prepare, set_nodes
-from workers.onnx_proof import prove, restore_shapes
+from workers.onnx_prepare import prepare, set_nodes, sort_nodes
+from workers.onnx_proof import prove, prove_written, restore_shapes
 from workers.passes import implements
 
 SPEC = PASSES["to-bf16"]
 LEAST_OPSET = 13  # Cast knows bfloat16 from there on
+COMPUTING_OPSET = 22  # Conv, pooling and recurrent layers do
 
 
 @implements(SPEC.name)
 def apply(model: ModelHandle, params: ToBf16Params, ctx: PassContext) -> ModelHandle:
-    """Store weights as bfloat16, those inside control flow included.
+    """Store weights as bfloat16, those inside control flow included, and compute in it where that is asked for.
 
-    Facts: `weights` and `kept` (numbers in bfloat16, and in fp32), `clamped_weights` (values beyond its range, which is
+    Facts of computing: `half` and `kept` ({operator: nodes} in bf16, and in fp32), `casts`, `clamped_weights`, `raised_weights`.
+    Facts of storing: `weights` and `kept` (numbers in bfloat16, and in fp32), `clamped_weights` (values beyond its range, which is
     fp32's but for the last steps), `largest_error` (of a weight, relative).
 
     Raises:
         InvalidParams: an excluded weight is not in the model.
+        InvalidModel: it cannot be brought to the opset that knows bfloat16.
     """
+    if params.compute == "bf16":
+        return _computing(model, params, ctx)
     original = model.load_onnx()
     proto = prepare(model.load_onnx(), SPEC.name, least_opset=LEAST_OPSET)
     _check_weights(proto, params.excluded_weights)
@@ -44,6 +50,19 @@ def apply(model: ModelHandle, params: ToBf16Params, ctx: PassContext) -> ModelHa
     restore_shapes(proto, original.graph)
     handle = save_onnx(proto, ctx.out)
     prove(signature_of(original), handle, SPEC.name)
+    return handle
+
+
+def _computing(model: ModelHandle, params: ToBf16Params, ctx: PassContext) -> ModelHandle:
+    original = model.load_onnx()
+    proto = prepare(model.load_onnx(), SPEC.name, least_opset=COMPUTING_OPSET)
+    conversion = HalfPrecision(proto, True, frozenset(params.blocked_operators), frozenset(), BF16)
+    conversion.apply()
+    restore_shapes(proto, original.graph)
+    sort_nodes(proto.graph)
+    ctx.facts.update(conversion.facts())
+    handle = save_onnx(proto, ctx.out)
+    prove_written(signature_of(original), handle, SPEC.name)
     return handle
 
 

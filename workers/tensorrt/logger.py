@@ -52,10 +52,20 @@ def plain(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip() and not is_noise(line)]
     kept = _PLACE.sub("", " ".join(line.strip() for line in lines))
     kept = _OUTER.sub("", kept).strip()
-    while kept.startswith("(") and kept.endswith(")"):
-        kept = kept[1:-1].strip()
-    if kept.startswith("("):
-        kept = kept[1:]
+    if kept.startswith("(") and _closes_last(kept):
+        kept = kept[1:-1]
     if kept.count(")") == kept.count("(") + 1 and kept.endswith(")"):
         kept = kept[:-1]
+    if kept.count("(") == kept.count(")") + 1 and kept.startswith("("):
+        kept = kept[1:]
     return kept.strip()
+
+
+def _closes_last(text: str) -> bool:
+    """Whether the first parenthesis closes with the last letter."""
+    depth = 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return index == len(text) - 1
+    return False

@@ -1,5 +1,7 @@
 """Parameters of the passes that change the floating-point type."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from app.catalog.spec import Params
@@ -29,7 +31,8 @@ class ToFp16Params(Params):
 
 
 class ToBf16Params(Params):
-    """Stores weights as bfloat16, half the size, and computes in fp32: each weight is widened where it is read.
+    """Stores weights as bfloat16, half the size, and computes in fp32: each weight is widened where it is read. Or, with
+    `compute` bf16, computes in bfloat16 as well, for runtimes that take precision from the model (TensorRT).
 
     Exact but for the rounding of weights to 8 significant bits (0.4% at most), and with the range of fp32, so nothing
     overflows. On CPUs this makes the ONNX model half as large, not the engine: ONNX Runtime has no bf16 kernels there
@@ -41,9 +44,23 @@ class ToBf16Params(Params):
     Source: Kalamkar et al., A Study of BFLOAT16 for Deep Learning Training, 2019 (https://arxiv.org/abs/1905.12322).
     """
 
+    compute: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description=(
+            "What is computed in. bf16: every node that can, with inputs and outputs in fp32; ONNX Runtime on CPU does not "
+            "run such a model."
+        ),
+    )
+    blocked_operators: tuple[str, ...] = Field(
+        default=(), description="Operator types that stay in fp32; for `compute` bf16."
+    )
     minimum_weights: int = Field(
         default=256,
         ge=0,
-        description="Smaller weights than this many elements stay in fp32: biases, norms, constants of operators.",
+        description=(
+            "Smaller weights than this many elements stay in fp32: biases, norms, constants of operators. For `compute` fp32."
+        ),
     )
-    excluded_weights: tuple[str, ...] = Field(default=(), description="Names of weights that stay in fp32.")
+    excluded_weights: tuple[str, ...] = Field(
+        default=(), description="Names of weights that stay in fp32; for `compute` fp32."
+    )
