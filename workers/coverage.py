@@ -14,6 +14,7 @@ from typing import Any
 from app.catalog.runtimes import RUNTIMES
 from app.errors import BurnishError
 from workers.model_handle import ModelHandle
+from workers.offered import without_absent
 
 SECONDS = 120.0  # for one runtime
 SHOWN = 50  # unsupported nodes; all are counted
@@ -22,10 +23,12 @@ ASSIGNMENT = "coverage.json"
 
 def coverage(model: ModelHandle, names: Iterable[str], scratch: Path) -> dict[str, Any]:
     """Of `names`, by runtime that takes this format: {versions, operators, share, evidence, unsupported: [{node, operator, reason}],
-    unsupported_count}, or {problem} where it could not tell. A runtime that is not installed here is left out."""
+    unsupported_count}, or {problem} where it could not tell. A runtime that is not installed here is left
+    out, as is one for an Intel GPU or NPU that is not here."""
     path = scratch / ASSIGNMENT
     path.write_text(json.dumps({"root": str(model.root), "entry": model.entry, "format": model.format}))
-    found = {name: _ask(name, path) for name in names if model.format in RUNTIMES[name].formats}
+    asked = [name for name in without_absent(names) if model.format in RUNTIMES[name].formats]
+    found = {name: _ask(name, path) for name in asked}
     return {name: answer for name, answer in found.items() if answer is not None}
 
 

@@ -1,7 +1,16 @@
 """The runtimes that workers of this machine may offer."""
 
+from collections.abc import Iterable
+
+from app.artifacts.accelerators import ALL, accelerators
 from app.catalog.runtimes import RUNTIMES
 from app.config import get_settings
+
+
+def without_absent(names: Iterable[str]) -> list[str]:
+    """These less those for an Intel GPU or NPU that is not here: so much is told by a few files, without OpenVINO."""
+    here = accelerators()
+    return [name for name in names if RUNTIMES[name].device not in ALL or RUNTIMES[name].device in here]
 
 
 def offered() -> list[str]:

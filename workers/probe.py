@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
+from app.artifacts.accelerators import accelerators
 from app.catalog.runtimes import RUNTIMES
 from workers.gpu import gpus
+from workers.offered import without_absent
 from workers.sandbox import cgroups
 from workers.sandbox.check import sandbox
 from workers.sandbox.limits import clean_environment, memory_limit_bytes
@@ -31,7 +33,7 @@ def main(names: list[str]) -> int:
     seen = hardware()
     names = [
         name
-        for name in names
+        for name in without_absent(names)
         if RUNTIMES[name].device != "cuda" or RUNTIMES[name].ahead_of_time or seen["gpus"]
     ]
     runtimes: dict[str, Any] = {}
@@ -141,6 +143,7 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "child_memory_bytes": memory_limit_bytes(0),
         "gpus": gpus(),
+        "accelerators": accelerators(),
     }
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from app.artifacts.accelerators import accelerators
 from app.artifacts.envelope import Condition
 
 PACKAGE = "package:"
@@ -28,6 +29,7 @@ def this_machine(conditions: Sequence[Condition]) -> dict[str, Any]:
         "processors": processors(),
         "packages_complete": True,
         **cpu_facts(),
+        "accelerators": accelerators(),
     }
     library, number = platform.libc_ver()
     if library == "glibc":
@@ -50,6 +52,7 @@ def of_worker(hardware: Mapping[str, Any], runtimes: Mapping[str, Any]) -> dict[
         "cpu_features": hardware.get("cpu_features"),
         "processors": hardware.get("cores"),
         "glibc": hardware.get("glibc"),
+        "accelerators": hardware.get("accelerators"),
     }
     if gpus := hardware.get("gpus"):
         facts |= {

@@ -1,6 +1,7 @@
 """The runtimes: what runs an engine, and its parameters. The work is done in `workers/runtimes`."""
 
 from app.catalog.preset_cuda import cuda_preset, inductor_cuda_preset
+from app.catalog.preset_openvino import openvino_gpu_preset, openvino_npu_preset
 from app.catalog.preset_tensorrt import tensorrt_preset
 from app.catalog.presets import cpu_preset, eager_preset, inductor_preset, openvino_preset
 from app.catalog.runtime_params.onnxruntime import (
@@ -8,7 +9,7 @@ from app.catalog.runtime_params.onnxruntime import (
     OnnxRuntimeCudaParams,
     OnnxRuntimeTensorRtParams,
 )
-from app.catalog.runtime_params.openvino import OpenVinoCpuParams
+from app.catalog.runtime_params.openvino import OpenVinoCpuParams, OpenVinoGpuParams, OpenVinoNpuParams
 from app.catalog.runtime_params.tensorrt import TensorRtParams, TensorRtRtxParams
 from app.catalog.runtime_params.torch import (
     TorchEagerCudaParams,
@@ -63,6 +64,30 @@ _SPECS = (
         packages=("openvino",),
         dialects=frozenset({"onnxruntime"}),
         baseline={"inference_precision": "f32"},
+    ),
+    RuntimeSpec(
+        name="openvino-gpu",
+        version=1,
+        title="OpenVINO on Intel GPUs",
+        params=OpenVinoGpuParams,
+        device="intel-gpu",
+        formats=frozenset({"onnx", "openvino"}),
+        preset=openvino_gpu_preset,
+        packages=("openvino",),
+        dialects=frozenset({"onnxruntime"}),
+        baseline={"inference_precision": "f32"},
+    ),
+    RuntimeSpec(
+        name="openvino-npu",
+        version=1,
+        title="OpenVINO on Intel NPUs",
+        params=OpenVinoNpuParams,
+        device="intel-npu",
+        formats=frozenset({"onnx", "openvino"}),
+        preset=openvino_npu_preset,
+        packages=("openvino",),
+        dialects=frozenset({"onnxruntime"}),
+        baseline={"inference_precision": "f16"},  # it has no fp32
     ),
     RuntimeSpec(
         name="torch-eager",

@@ -57,8 +57,8 @@ def load_onnxruntime_gpu(engine: Path, target: Manifest) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
-    """A function from feeds to outputs, by name; compiles the IR for this processor with OpenVINO's CPU plugin."""
+def load_openvino(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; compiles the IR with OpenVINO for the target's device: CPU, GPU or NPU."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or importing openvino reports to its makers
     import openvino
 
@@ -67,13 +67,14 @@ def load_openvino_cpu(engine: Path, target: Manifest) -> Run:
         "INFERENCE_NUM_THREADS": params.get("threads") or 0,
         "NUM_STREAMS": params.get("streams") or 0,
         "PERFORMANCE_HINT": params["hint"].upper(),
-        "EXECUTION_MODE_HINT": params["execution_mode"].upper(),
+        "EXECUTION_MODE_HINT": params.get("execution_mode", "").upper(),
         # left to itself OpenVINO computes in bf16 where it can
         "INFERENCE_PRECISION_HINT": params["inference_precision"].replace("auto", ""),
     }
     core = openvino.Core()
     graph = core.read_model(str(engine))
-    compiled = core.compile_model(graph, "CPU", {name: value for name, value in properties.items() if value})
+    device = target["runtime"].removeprefix("openvino-").upper()
+    compiled = core.compile_model(graph, device, {name: value for name, value in properties.items() if value})
     # names are taken from the graph: a compiled network's can be those of values inside, merged with its ends
     inputs, outputs = (
         [port.get_node().get_friendly_name().removesuffix("/sink_port_0") for port in ports]
@@ -155,7 +156,9 @@ LOADERS = {
     "onnxruntime-cpu": load_onnxruntime_cpu,
     "onnxruntime-cuda": load_onnxruntime_gpu,
     "onnxruntime-tensorrt": load_onnxruntime_gpu,
-    "openvino-cpu": load_openvino_cpu,
+    "openvino-cpu": load_openvino,
+    "openvino-gpu": load_openvino,
+    "openvino-npu": load_openvino,
     "torch-eager": load_torch_eager,
     "torch-eager-cuda": load_torch_eager,
     "torch-inductor-cpu": load_torch_inductor,

@@ -17,6 +17,7 @@ from workers.context import Feeds, PassContext, Samples
 from workers.feeds import plan_feeds
 from workers.model_handle import ModelHandle
 from workers.onnx_nodes import LISTED, check_names, nodes_of
+from workers.openvino_ranges import is_eight_bit, reads_eight_bit
 from workers.passes import implements
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ SPEC = PASSES["quantize-openvino"]
 COUNTED = (
     "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
     "LSTMSequence", "GRUSequence",
-)  # fmt: skip
-DEQUANTIZING = ("Multiply", "Subtract", "Convert")
-PASSING_ON = (  # an 8-bit range before these holds behind them
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit", "StridedSlice", "Slice", "Gather",
-    "MaxPool", "Pad", "Relu", "Clamp", "Broadcast", "Tile",
 )  # fmt: skip
 READ_AT_ONCE = 16  # samples
 INTERMEDIATE = "intermediate_model.xml"  # as NNCF calls it
@@ -244,18 +240,9 @@ def _reverted(scratch: Path, quantized: Any, names: set[str]) -> list[str]:
     """The nodes that had an 8-bit input before some were turned back and have none now, by name, in order."""
     from workers.openvino_library import openvino
 
-    before = _eight_bit(openvino.Core().read_model(str(scratch / INTERMEDIATE)))
-    after = set(_eight_bit(quantized))
+    before = reads_eight_bit(openvino.Core().read_model(str(scratch / INTERMEDIATE)))
+    after = set(reads_eight_bit(quantized))
     return [name for name in before if name in names and name not in after]
-
-
-def _eight_bit(graph: Any) -> list[str]:
-    return [
-        node.get_friendly_name()
-        for node in graph.get_ordered_ops()
-        if node.get_type_name() not in DEQUANTIZING + PASSING_ON + ("FakeQuantize", "Result")
-        and any(_is_eight_bit(node, place) for place in range(len(node.inputs())))
-    ]
 
 
 def _outcome(quantized: Any, reasons: Mapping[str, str]) -> dict[str, Any]:
@@ -265,7 +252,7 @@ def _outcome(quantized: Any, reasons: Mapping[str, str]) -> dict[str, Any]:
         kind = node.get_type_name()
         if kind not in COUNTED:
             continue
-        if _is_eight_bit(node, 0) and _is_eight_bit(node, 1):
+        if is_eight_bit(node, 0) and is_eight_bit(node, 1):
             taken[kind] = taken.get(kind, 0) + 1
         else:
             name = node.get_friendly_name()
@@ -278,16 +265,6 @@ def _outcome(quantized: Any, reasons: Mapping[str, str]) -> dict[str, Any]:
             for (kind, why), names in left.items()
         ],
     }
-
-
-def _is_eight_bit(node: Any, place: int) -> bool:
-    """Whether an input comes from a FakeQuantize, or from an 8-bit constant by the nodes that dequantize one."""
-    source = node.input_value(place).get_node()
-    while source.get_type_name() in DEQUANTIZING + PASSING_ON:
-        source = source.input_value(0).get_node()
-        if source.get_element_type().to_string() in ("i8", "u8"):
-            return True
-    return bool(source.get_type_name() == "FakeQuantize")
 
 
 def _compiled(graph: Any) -> Any:

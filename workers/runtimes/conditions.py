@@ -106,6 +106,16 @@ def openvino_cpu(
     return [*needed, *_int8(facts)]
 
 
+def openvino_accelerator(version: str, device: str) -> list[Condition]:
+    """Of an IR for `intel-gpu` or `intel-npu`, which is compiled where it is loaded."""
+    return [
+        any_of("accelerators", [device], "no", "it runs on such a device alone"),
+        at_least(
+            "package:openvino", _minor(version), "no", "older versions do not read an IR of a later one"
+        ),
+    ]
+
+
 def torch_program(version: str, capability: str | None = None) -> list[Condition]:
     """Of an exported program that eager PyTorch runs; `capability` of the GPU that it was measured on."""
     return [

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from workers.openvino_ranges import is_eight_bit
+
 COMPUTE = frozenset(
     [
         "Convolution",
@@ -102,6 +104,44 @@ def compiled_facts(graph: Any, compiled: Any) -> dict[str, Any]:
         "int8_share": round(compute["int8"] / total, 4) if total else None,
     }
     return {**facts, "explained": sentences(facts)}
+
+
+def model_facts(graph: Any, device: str, computed_in: str) -> dict[str, Any]:
+    """Facts of a model for a device whose plugin does not say which kernels it took, with the keys of `compiled_facts`.
+
+    Counted are the graph's own nodes; those whose inputs are in 8 bits count as int8, the other compute nodes as
+    `computed_in`, which is one of OpenVINO's types.
+    """
+    effective = PRECISIONS.get(computed_in, "as the model has it")
+    nodes = [
+        *(node for node in graph.get_ordered_ops() if node.get_type_name() not in BODY_NOT_NODES),
+        *_inner_nodes(graph),
+    ]
+    compute: Counter[str] = Counter()
+    convolutions: Counter[str] = Counter()
+    for node in nodes:
+        if (kind := node.get_type_name()) in BODY_COMPUTE:
+            where = "int8" if is_eight_bit(node, 0) and is_eight_bit(node, 1) else effective
+            compute[where] += 1
+            convolutions[where] += "Convolution" in kind
+    operators = Counter(node.get_type_name() for node in nodes)
+    others = len(nodes) - sum(compute.values())
+    return {
+        "nodes": len(nodes),
+        "operators": dict(operators),
+        "precision": {**compute, **({"other": others} if others else {})},
+        "compute": dict(compute),
+        "convolutions": {where: count for where, count in convolutions.items() if count},
+        "conversions": {},
+        "unfused": {"count": 0, "nodes": []},
+        **weight_counts(graph),
+        "hardware_layout": False,
+        "inference_precision": effective,
+        "int8_share": round(compute["int8"] / sum(compute.values()), 4) if compute else None,
+        "explained": [
+            f"Counted are the model's own nodes: OpenVINO's {device} plugin does not say which kernels it took."
+        ],
+    }
 
 
 def weight_counts(graph: Any) -> dict[str, int]:

@@ -59,3 +59,65 @@ class OpenVinoCpuParams(Params):
             "parameters are not those that it was compiled for, the IR is compiled as usual."
         ),
     )
+
+
+class _AcceleratorParams(Params):
+    hint: Literal["latency", "throughput"] = Field(
+        default="latency",
+        description="What the device is arranged for: one request at a time, or several side by side.",
+    )
+    cache_compiled: bool = Field(
+        default=False,
+        description=(
+            "Keep the compiled network beside the IR: loads much faster, as compiling for the device takes long. Where "
+            "version, device or parameters are not those that it was compiled for, the IR is compiled as usual."
+        ),
+    )
+
+
+class OpenVinoGpuParams(_AcceleratorParams):
+    """OpenVINO's GPU plugin, alone, on the first Intel GPU. The engine is an IR that is compiled for the device on loading.
+
+    Needs Intel's GPU driver with OpenCL on the worker's machine, and leave to use `/dev/dri`. What floating point is
+    computed in is asked for explicitly: left to itself the plugin takes half precision.
+
+    The service's makers have not run it: they had no such device. The code is that of `openvino-cpu`, by device; what
+    could be tried without one was (the refusal where there is none).
+
+    Source: https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/gpu-device.html and
+    https://docs.openvino.ai/2026/get-started/install-openvino/configurations/configurations-intel-gpu.html.
+    """
+
+    streams: int = Field(
+        default=0, ge=0, le=64, description="Requests that run side by side. 0: as the hint has it."
+    )
+    inference_precision: Literal["f32", "f16", "auto"] = Field(
+        default="f32",
+        description=(
+            "What floating point is computed in; 8-bit nodes stay 8-bit. f16 is what GPUs are made for, and keeps about "
+            "three digits. auto: OpenVINO's choice, which is f16 where the device has it."
+        ),
+    )
+    execution_mode: Literal["performance", "accuracy"] = Field(
+        default="performance",
+        description="performance lets OpenVINO quantize activations on the fly where weights are packed; accuracy does not.",
+    )
+
+
+class OpenVinoNpuParams(_AcceleratorParams):
+    """OpenVINO's NPU plugin, alone. The engine is an IR that is compiled for the device on loading.
+
+    Needs Intel's NPU driver on the worker's machine, and leave to use `/dev/accel`. An NPU takes models of fixed shapes:
+    put `set-shapes` before anything else. It computes in half precision and in 8 bits, never in fp32: the baseline that
+    an engine is measured against is in half precision too.
+
+    The service's makers have not run it: they had no such device. The code is that of `openvino-cpu`, by device; what
+    could be tried without one was (the refusal where there is none).
+
+    Source: https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/npu-device.html.
+    """
+
+    inference_precision: Literal["f16", "auto"] = Field(
+        default="f16",
+        description="What floating point is computed in; 8-bit nodes stay 8-bit. auto: OpenVINO's choice.",
+    )

@@ -17,12 +17,13 @@ from workers.bundle.build import lay_out
 from workers.bundle.samples import write_samples
 from workers.measure.processors import usable_processors
 from workers.onnx_files import save_onnx, tree_digest
-from workers.runtimes import openvino_cpu, registry
+from workers.openvino_library import openvino
+from workers.runtimes import registry
 from workers.runtimes.base import Engine
 from workers.runtimes.why import why
 
 RUNTIME = registry.alone("openvino-cpu")
-CAPABILITIES = openvino_cpu.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 FLOAT, INT64, STRING, BFLOAT16, BOOL = (
     getattr(TensorProto, name) for name in ("FLOAT", "INT64", "STRING", "BFLOAT16", "BOOL")
 )
@@ -80,8 +81,8 @@ def test_parameters_reach_the_compiled_network(cnn, built):
     params = OpenVinoCpuParams(
         threads=2, hint="throughput", streams=2, execution_mode="accuracy", inference_precision="f32"
     )
-    core = openvino_cpu.openvino.Core()
-    compiled = core.compile_model(str(engine.path), "CPU", openvino_cpu.properties(params))
+    core = openvino.Core()
+    compiled = core.compile_model(str(engine.path), "CPU", RUNTIME.properties(params))
     wanted = {
         "INFERENCE_NUM_THREADS": 2,
         "NUM_STREAMS": 2,
@@ -97,7 +98,7 @@ def test_parameters_reach_the_compiled_network(cnn, built):
 
 
 def test_zero_threads_are_those_that_the_process_may_use(cnn, built):
-    assert openvino_cpu.properties(OpenVinoCpuParams())["INFERENCE_NUM_THREADS"] == usable_processors()
+    assert RUNTIME.properties(OpenVinoCpuParams())["INFERENCE_NUM_THREADS"] == usable_processors()
     assert RUNTIME.validity(built(cnn.model), OpenVinoCpuParams())["threads"] == usable_processors()
 
 
@@ -173,9 +174,13 @@ def test_the_blob_is_used_where_it_fits_and_nowhere_else(cnn, built):
     with pytest.raises(InvalidModel):
         RUNTIME.load(engine, params)
     key = json.loads((engine.root / "compiled.json").read_text())
-    (engine.root / "compiled.json").write_text(json.dumps({**key, "cpu": "another"}))
-    for elsewhere in (params, params.model_copy(update={"threads": 2})):
-        np.testing.assert_allclose(RUNTIME.load(engine, elsewhere).run(feeds)["logits"], expected, atol=1e-5)
+    assert set(key) == {"openvino", "architecture", "device", "cpu_features", "properties"}
+    for what in key:
+        (engine.root / "compiled.json").write_text(json.dumps({**key, what: "another"}))
+        np.testing.assert_allclose(RUNTIME.load(engine, params).run(feeds)["logits"], expected, atol=1e-5)
+    (engine.root / "compiled.json").write_text(json.dumps(key))
+    elsewhere = params.model_copy(update={"threads": 2})
+    np.testing.assert_allclose(RUNTIME.load(engine, elsewhere).run(feeds)["logits"], expected, atol=1e-5)
 
 
 def test_outputs_outlive_the_next_run(cnn, built):

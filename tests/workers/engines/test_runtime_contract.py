@@ -18,6 +18,7 @@ from app.errors import InvalidModel, InvalidParams, SignatureMismatch, Unsupport
 from tests.workers.engines.networks import Network
 from workers import runtimes
 from workers.gpu import gpus
+from workers.offered import without_absent
 from workers.onnx_files import save_onnx
 from workers.onnx_proof import open_session
 from workers.runtimes.base import Engine
@@ -25,12 +26,14 @@ from workers.runtimes.base import Engine
 NAMES = sorted(RUNTIMES)
 OF_ONNX = [name for name in NAMES if "onnx" in RUNTIMES[name].formats]
 NO_GPU = pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU")
+NO_ACCELERATOR = pytest.mark.skip(reason="there is no such Intel GPU or NPU")
 NO_TENSORRT = pytest.mark.skipif(find_library("nvinfer") is None, reason="TensorRT is not installed")
 
 
 def served(names: list[str]) -> list[Any]:
     """Runtimes as parameters; skipped where this machine lacks what they need."""
     marks = {name: [NO_GPU] if RUNTIMES[name].device == "cuda" else [] for name in names}
+    marks |= {name: [NO_ACCELERATOR] for name in names if name not in without_absent(names)}
     return [
         pytest.param(name, marks=[*marks[name], *([NO_TENSORRT] if name.endswith("-tensorrt") else [])])
         for name in names
