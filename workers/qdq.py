@@ -78,7 +78,7 @@ class Placement:
 
     def _side(self, node: NodeProto, made: Mapping[str, NodeProto]) -> str | None:
         """Of an addition to a convolution's result, the other side; of two convolutions' results, the second."""
-        first, second = node.input
+        first, second = (str(name) for name in node.input)
         if any(name in self._weights or name not in self._floats for name in (first, second)):
             return None
         if first in made and made[first].op_type in ("Conv", "ConvTranspose"):
@@ -171,12 +171,12 @@ class _Insertion:
         whole = self._kind.quantized(values, laid.astype(np.float32))
         self._stored.append(numpy_helper.from_array(whole, f"{given}__q"))
         stored = self._constants(given, scale)
-        attributes = {} if axis is None else {"axis": axis}
-        self._added[given] = [
-            helper.make_node(
-                "DequantizeLinear", [f"{given}__q", *stored], [given], name=f"{given}__dq", **attributes
-            )
-        ]
+        restored = helper.make_node(
+            "DequantizeLinear", [f"{given}__q", *stored], [given], name=f"{given}__dq"
+        )
+        if axis is not None:
+            restored.attribute.append(helper.make_attribute("axis", axis))
+        self._added[given] = [restored]
         return given
 
     def _axis(self, node: NodeProto) -> int | None:
