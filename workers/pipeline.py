@@ -301,6 +301,8 @@ def check_runtime(
         params = RUNTIMES[baseline.runtime].params.model_validate(baseline.params)
         engine = implementation.load(Engine(baseline.root, baseline.entry), params)
         precision = attempt.assignment.subject.facts["precision"]
+        if precision == "fp32":
+            precision = RUNTIMES[baseline.runtime].baseline_precision
         return verify_baseline(open_model(original), engine, samples, baseline.runtime, precision)
 
     attempt.warnings += attempt.steps.fresh("verifying", work)

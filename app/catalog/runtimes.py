@@ -87,7 +87,8 @@ _SPECS = (
         preset=openvino_npu_preset,
         packages=("openvino",),
         dialects=frozenset({"onnxruntime"}),
-        baseline={"inference_precision": "f16"},  # it has no fp32
+        baseline={"inference_precision": "f16"},
+        baseline_precision="fp16",
     ),
     RuntimeSpec(
         name="torch-eager",

@@ -172,7 +172,8 @@ Preset = Callable[[PresetContext], PresetChoice]
 class RuntimeSpec:
     """What runs an engine. `preset` gives the passes of a job that names none; its docstring is its documentation.
 
-    `baseline` are the parameters whose values the unmodified model is built with, whatever the target says.
+    `baseline` are the parameters whose values the unmodified model is built with, whatever the target says;
+    `baseline_precision` is what an fp32 model computes in then, another than fp32 only where the device has none.
     `ahead_of_time`: it builds on machines that lack its device; such an engine leaves unverified, where that is allowed.
     """
 
@@ -185,6 +186,7 @@ class RuntimeSpec:
     preset: Preset
     packages: tuple[str, ...] = ()
     baseline: Mapping[str, Any] = field(default_factory=dict)  # parameters that make it compute in fp32
+    baseline_precision: Precision = "fp32"
     dialects: frozenset[str] = frozenset()  # operators beyond the standard's that it runs, see `PassSpec`
     ahead_of_time: bool = False
 

@@ -12,7 +12,7 @@ from app.artifacts.machine import of_worker, this_machine
 from app.catalog.presets import openvino_preset
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import ModelFacts, PresetContext
-from app.errors import Unavailable
+from app.errors import InvalidParams, Unavailable
 from tests.workers.engines.networks import Network, answers
 from workers import offered
 from workers.coverage import coverage
@@ -144,11 +144,17 @@ def test_the_gpus_code_gives_the_models_answers(params: dict[str, Any], cnn: Net
     assert validity["inputs"] == loaded.inputs
 
 
-def test_an_npus_engine_is_refused_in_a_precision_that_it_would_not_compute_in(cnn: Network, tmp_path: Path):
+def test_the_npus_code_computes_in_half_precision_or_refuses(cnn: Network, tmp_path: Path):
     runtime, spec = NpuCodeOnCpu(), RUNTIMES["openvino-npu"]
     engine = runtime.build(cnn.model, spec.params(inference_precision="auto"), tmp_path)
     assert engine.facts["nodes"] == sum(engine.facts["precision"].values())
     assert spec.baseline_params(spec.params(inference_precision="auto")).inference_precision == "f16"
+    assert spec.baseline_precision == "fp16"
+    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert runtime.build(cnn.model, spec.params(), tmp_path).facts["compute"] == {"fp16": 4}
+    else:
+        with pytest.raises(InvalidParams, match="no instructions for f16"):
+            runtime.build(cnn.model, spec.params(), tmp_path)
 
 
 def test_an_engine_is_valid_only_where_there_is_such_a_device(cnn: Network, tmp_path: Path):
