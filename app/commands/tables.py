@@ -83,7 +83,7 @@ def _rows(sides: list[Side]) -> Iterator[tuple[str, list[str | None]]]:
             f"latency {name}",
             [_maybe(ms_text, (side.get("latency") or {}).get(f"{name}_ms")) for side in sides],
         )
-    yield "throughput", [_maybe(_per_second, side.get("throughput_per_s")) for side in sides]
+    yield "throughput", [_throughput(side) for side in sides]
     yield "peak memory", [_maybe(bytes_text, side.get("peak_memory_bytes")) for side in sides]
     if any(side.get("peak_gpu_memory_bytes") is not None for side in sides):
         yield "peak GPU memory", [_maybe(bytes_text, side.get("peak_gpu_memory_bytes")) for side in sides]
@@ -164,8 +164,12 @@ def bytes_text(value: float) -> str:
     raise AssertionError("the last unit returns")
 
 
-def _per_second(value: float) -> str:
-    return f"{value:.1f} /s" if value < 1000 else f"{value:.0f} /s"
+def _throughput(side: Side) -> str | None:
+    value, concurrency = side.get("throughput_per_s"), side.get("concurrency", 1)
+    if value is None:
+        return None
+    text = f"{value:.1f} /s" if value < 1000 else f"{value:.0f} /s"
+    return text if concurrency == 1 else f"{text} ({concurrency} at once)"
 
 
 def _maybe(text_of: Any, value: Any) -> str | None:

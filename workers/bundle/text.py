@@ -137,7 +137,7 @@ def result_table(result: dict[str, Any]) -> str:
             for name in ("p50_ms", "p90_ms", "p99_ms")
             if all(side["latency"][name] is not None for side in sides)
         ),
-        ("throughput", [f"{side['throughput_per_s']:.1f} /s" for side in sides]),
+        ("throughput", [throughput_text(side) for side in sides]),
         ("peak memory", [bytes_text(side["peak_memory_bytes"]) for side in sides]),
         ("load time", [ms_text(side["load_ms"]) for side in sides]),
     ]
@@ -146,6 +146,12 @@ def result_table(result: dict[str, Any]) -> str:
         rows.append((accuracy["metric"], cells))
     lines = [f"| | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
     return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows])
+
+
+def throughput_text(side: dict[str, Any]) -> str:
+    """Samples a second, and how many runs were under way for that where it was more than one."""
+    text, concurrency = f"{side['throughput_per_s']:.1f} /s", side.get("concurrency", 1)
+    return text if concurrency == 1 else f"{text} ({concurrency} at once)"
 
 
 def notes(result: dict[str, Any]) -> list[str]:

@@ -35,6 +35,8 @@ def test_every_number_is_shown(result: dict[str, Any]) -> None:
         times = [ms_text(side["latency"][f"{name}_ms"]) for side in (before, after)]
         assert row_of(text, f"latency {name}") == [f"latency {name}", *times]
     assert row_of(text, "throughput")[1].endswith("/s")
+    after["concurrency"] = 2
+    assert row_of(text_of(result), "throughput")[2].endswith("/s (2 at once)")
     assert row_of(text, "peak memory")
     assert f"{after['accuracy']['value']:.4g} (" in row_of(text, "top1")[2]
     speedup = result["comparison"]["speedup"]
