@@ -18,6 +18,7 @@ from workers.assignment import OptimizeAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
 from workers.bundle.companions import COMPANIONS, copy_companions
 from workers.bundle.licences import licences
+from workers.bundle.proof import Proof, of_engines
 from workers.bundle.samples import sample_feeds, write_samples
 from workers.bundle.text import report
 from workers.context import Samples
@@ -45,13 +46,14 @@ MEDIA_MARKDOWN = "text/markdown; charset=utf-8"
 
 @dataclass(frozen=True)
 class Built:
-    """What the attempt made, and what it was measured on."""
+    """What the attempt made, and what it was measured on; `proof` where the engines cannot be loaded here."""
 
     original: ModelHandle
     optimized: ModelHandle
     baseline_engine: Engine
     engine: Engine
     samples: Samples
+    proof: Proof | None = None
 
 
 def package(
@@ -70,10 +72,11 @@ def package(
     entry = lay_out(folder, built.engine)
     companions = copy_companions(built.original, assignment.subject.facts.get(COMPANIONS, []), folder)
     implementation = runtimes.registry.alone(runtime.name)
-    baseline = implementation.load(built.baseline_engine, runtime.baseline_params(params))
-    engine = implementation.load(built.engine, params)
-    seeded = synthetic_samples(assignment.subject.signature, assignment.seed, 1)
-    feeds, source = sample_feeds(engine, [seeded, built.samples])
+    proof = built.proof or of_engines(
+        runtime, params, built.baseline_engine, built.engine, assignment.subject.signature
+    )
+    seeded = synthetic_samples(proof.generated, assignment.seed, 1)
+    feeds, source = sample_feeds(proof.engine, [seeded, built.samples])
     described = (
         {"seed": assignment.seed, "dataset": None}
         if source.synthetic
@@ -97,7 +100,7 @@ def package(
             "target": {"runtime": runtime.name, "params": params.model_dump(mode="json")},
             "engine": {"entry": entry, "facts": built.engine.facts},
             "companions": companions,
-            "signature": {"inputs": engine.inputs, "outputs": engine.outputs},
+            "signature": dict(proof.signature),
             "validity": implementation.validity(built.engine, params),
             "requires": requires,
             "licences": licences(built.original, assignment.subject.license, requires, folder),
@@ -112,7 +115,9 @@ def package(
             },
             "machine": dict(machine),
             "result": result,
-            "samples": write_samples(folder, baseline, engine, feeds, described),
+            "samples": write_samples(
+                folder, proof.baseline, proof.engine, feeds, described, proof.least_tolerance
+            ),
         },
         lambda text: supervisor.ask("sign", manifest=text)["signature"],
     )
