@@ -63,7 +63,8 @@ def work(
             supervisor.tell("progress", stage=stage, done=0, total=0, message="")
 
         return inspect(assignment, report), None
-    from workers.pipeline import optimize, over_budget
+    from workers.budget import over_budget
+    from workers.pipeline import optimize
 
     result = optimize(assignment, supervisor)
     return result, over_budget(result)

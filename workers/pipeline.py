@@ -10,8 +10,8 @@ from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import BudgetNotMet, SignatureMismatch, UnsupportedFormat, UnsupportedOperator
-from workers import gpu, passes, runtimes
+from app.errors import SignatureMismatch, UnsupportedFormat, UnsupportedOperator
+from workers import gpu, passes, runtimes, unmeasured
 from workers.assignment import OptimizeAssignment
 from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
@@ -22,8 +22,8 @@ from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
 from workers.model_handle import ModelHandle
-from workers.runtimes.base import Engine
-from workers.runtimes.why import why
+from workers.result import shape_result
+from workers.runtimes.base import Engine, Reporting
 from workers.samples import open_samples, synthetic_samples
 from workers.steps import StepOutcome, Steps, Supervisor
 from workers.verify import verify_baseline
@@ -71,14 +71,25 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     subject = assignment.subject
     original = ModelHandle(subject.root, subject.entry, subject.format, subject.digest, subject.declared)
 
+    runtime = RUNTIMES[assignment.target["runtime"]]
+    params = runtime.params.model_validate(assignment.target["params"])
+    lacking = unmeasured.hindrance(runtime, params, assignment.options)
+
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
         optimized = run_pass(attempt, number, step, optimized)
 
-    runtime = RUNTIMES[assignment.target["runtime"]]
-    params = runtime.params.model_validate(assignment.target["params"])
     plain = runtime.baseline_params(params)
     unmodified, optimized = (taken(attempt, model, runtime.formats) for model in (original, optimized))
+    if lacking is not None:
+        engine = build_engine(attempt, "build", runtime, params, optimized)
+        samples = measuring_samples(attempt)
+        result, proof, told = attempt.steps.fresh(
+            "verifying",
+            lambda: unmeasured.conclude(attempt, lacking, unmodified, optimized, engine, samples),
+        )
+        built = Built(original, optimized, engine, engine, samples, proof)
+        return packaged(attempt, runtime, params, built, result, told, [])
     baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, unmodified)
     engine = build_engine(attempt, "build", runtime, params, optimized)
     reference = reference_engine(attempt, original, runtime.device, params)
@@ -92,36 +103,27 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     measured = measure_alone(attempt, runtime.device, sides, samples, reference)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
     built = Built(original, optimized, baseline_engine, engine, samples)
+    return packaged(attempt, runtime, params, built, result, measured["machine"], measured["measurements"])
+
+
+def packaged(
+    attempt: Attempt,
+    runtime: RuntimeSpec,
+    params: Params,
+    built: Built,
+    result: dict[str, Any],
+    machine: Mapping[str, Any],
+    measurements: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The `result` of `protocol.py`, once every artifact is written."""
+    outcomes = attempt.steps.outcomes
     artifacts = attempt.steps.fresh(
         "packaging",
         lambda: package(
-            assignment,
-            runtime,
-            params,
-            built,
-            attempt.steps.outcomes,
-            result,
-            measured["machine"],
-            supervisor,
+            attempt.assignment, runtime, params, built, outcomes, result, machine, attempt.supervisor
         ),
     )
-    return {"result": result, "artifacts": artifacts, "measurements": measured["measurements"]}
-
-
-def over_budget(result: Mapping[str, Any]) -> BudgetNotMet | None:
-    """The error of an attempt whose engine breaks its accuracy budget; result and engine are kept beside it."""
-    comparison = result["result"]["comparison"]
-    if comparison["within_budget"] is not False:
-        return None
-    drop = comparison["accuracy_drop"]
-    return BudgetNotMet(
-        f"accuracy drops by {drop['value']:.4g} (95% interval {drop['low']:.4g} to {drop['high']:.4g}), "
-        f"more than the allowed {comparison['max_drop']:.4g}",
-        stage="verifying",
-        param="budget.max_drop",
-        hint="the engine and its report are kept: see what the report says of fidelity; exclude sensitive nodes, "
-        "calibrate with more or other data, or choose a milder pass",
-    )
+    return {"result": result, "artifacts": artifacts, "measurements": measurements}
 
 
 def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: ModelHandle) -> ModelHandle:
@@ -250,7 +252,10 @@ def build_engine(
     implementation = runtimes.registry.alone(runtime.name)
 
     def work(out: Path) -> dict[str, Any]:
-        engine = implementation.build(model, params, out)
+        if isinstance(implementation, Reporting):
+            engine = implementation.build_reporting(model, params, out, attempt.report(name))
+        else:
+            engine = implementation.build(model, params, out)
         return {"entry": engine.entry, "engine": engine.facts}
 
     cause = {
@@ -373,26 +378,3 @@ def gpu_need_bytes(engines: Sequence[Path]) -> int:
     """What measuring these engines takes of a GPU at least: their weights, as much again to work in, a context for each."""
     weights = sum(file.stat().st_size for root in engines for file in root.rglob("*") if file.is_file())
     return 2 * weights + len(engines) * GPU_CONTEXT_BYTES
-
-
-def shape_result(
-    original: ModelHandle,
-    baseline: Engine,
-    engine: Engine,
-    measured: Mapping[str, Any],
-    warnings: list[str],
-) -> dict[str, Any]:
-    """The job's `result` as `api.md` has it, less the artifacts' ids."""
-    comparison = {
-        **measured["comparison"],
-        "size_ratio": engine.size_bytes / original.size_bytes,
-        "why": why(baseline.facts, engine.facts, measured["comparison"]),
-    }
-    return {
-        "reference": measured["reference"] and {"size_bytes": original.size_bytes, **measured["reference"]},
-        "baseline": {"size_bytes": original.size_bytes, **measured["baseline"]},
-        "optimized": {"size_bytes": engine.size_bytes, **measured["optimized"]},
-        "comparison": comparison,
-        "verification": "verified",
-        "warnings": [*warnings, *measured["warnings"]],
-    }

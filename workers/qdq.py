@@ -34,7 +34,8 @@ class QuantizedType:
     def quantized(self, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Numbers divided by their scale, in this type, to nearest; what lies beyond is clipped."""
         scaled = np.clip(values / scale, -self.largest, self.largest)
-        return (np.rint(scaled) if self.numpy.kind == "i" else scaled).astype(self.numpy)
+        whole: np.ndarray = (np.rint(scaled) if self.numpy.kind == "i" else scaled).astype(self.numpy)
+        return whole
 
 
 INT8 = QuantizedType(TensorProto.INT8, np.dtype(np.int8), 127.0)

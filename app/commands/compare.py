@@ -102,6 +102,8 @@ def compare(
 
 def slower(first: Json, second: Json) -> Verdict:
     """Whether the second engine is slower."""
+    if any(job["result"]["comparison"]["speedup"] is None for job in (first, second)):
+        return Verdict("speed-up", "–", "–", None, "an engine that could not be measured")
     same = first["subject"] == second["subject"] and first["targets"] == second["targets"]
     if not same:
         before, after = (job["result"]["optimized"]["latency"]["p50_ms"] for job in (first, second))

@@ -108,11 +108,14 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"[bold]drop[/]        {interval_text(comparison['accuracy_drop'])}"
     for name, fidelity in (comparison.get("fidelity") or {}).get("outputs", {}).items():
         yield f"[bold]fidelity[/]    {escape(name)}: {fidelity_text(fidelity)}"
+    for name, fidelity in (comparison.get("model_fidelity") or {}).get("outputs", {}).items():
+        yield f"[bold]model[/]       {escape(name)}, of the model and not of the engine: {fidelity_text(fidelity)}"
     if comparison.get("within_budget") is not None:
         budget = comparison["within_budget"]
         yield f"[bold]in budget[/]   {BUDGETS.get(budget, escape(str(budget)))}"
     if (verification := result.get("verification")) not in (None, "verified"):
-        yield f"[bold yellow]verification[/] {escape(str(verification))}"
+        why = f": {result['unverified_reason']}" if result.get("unverified_reason") else ""
+        yield f"[bold yellow]verification[/] {escape(f'{verification}{why}')}"
     latency = result["optimized"].get("latency") or {}
     if latency.get("samples") is not None:
         yield (

@@ -47,11 +47,16 @@ def is_finite(value: np.ndarray) -> bool:
 
 
 def write_samples(
-    out: Path, baseline: LoadedEngine, engine: LoadedEngine, feeds: Feeds, source: dict[str, Any]
+    out: Path,
+    baseline: LoadedEngine,
+    engine: LoadedEngine,
+    feeds: Feeds,
+    source: dict[str, Any],
+    least_tolerance: float = LEAST_RELATIVE_TOLERANCE,
 ) -> dict[str, Any]:
     """Write `samples.npz` into `out`; the answer is the manifest's `samples`.
 
-    The tolerance of an output is the larger of a thousandth of its largest value and the engine's own error
+    The tolerance of an output is the larger of `least_tolerance` of its largest value and the engine's own error
     against the original on these inputs: another machine may round differently, by no more than the optimization did.
     """
     outputs, original = engine.run(feeds), baseline.run(feeds)
@@ -61,13 +66,13 @@ def write_samples(
         arrays[f"output:{name}"] = value
         promises[name] = {
             "sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest(),
-            "atol": tolerance(value, original[name]),
+            "atol": tolerance(value, original[name], least_tolerance),
         }
     np.savez_compressed(out / FILE, **arrays)  # type: ignore[arg-type]
     return {"file": FILE, **source, "inputs": sorted(feeds), "outputs": promises}
 
 
-def tolerance(value: np.ndarray, original: np.ndarray) -> float:
+def tolerance(value: np.ndarray, original: np.ndarray, least: float = LEAST_RELATIVE_TOLERANCE) -> float:
     """The absolute tolerance of one output; 0 for integers and strings."""
     if not np.issubdtype(value.dtype, np.floating) or not value.size:
         return 0.0
@@ -75,4 +80,4 @@ def tolerance(value: np.ndarray, original: np.ndarray) -> float:
     if not np.isfinite(wide).all():
         return 0.0
     own_error = float(np.max(np.abs(wide - wide_original))) if wide.shape == wide_original.shape else 0.0
-    return max(LEAST_RELATIVE_TOLERANCE * float(np.max(np.abs(wide))), own_error)
+    return max(least * float(np.max(np.abs(wide))), own_error)

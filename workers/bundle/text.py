@@ -130,17 +130,18 @@ def result_table(result: dict[str, Any]) -> str:
     if result["reference"]:
         sides.insert(0, result["reference"])
         names.insert(0, "source framework")
-    rows = [
-        ("size", [bytes_text(side["size_bytes"]) for side in sides]),
-        *(
-            (f"latency {name[:-3]}", [ms_text(side["latency"][name]) for side in sides])
-            for name in ("p50_ms", "p90_ms", "p99_ms")
-            if all(side["latency"][name] is not None for side in sides)
-        ),
-        ("throughput", [throughput_text(side) for side in sides]),
-        ("peak memory", [bytes_text(side["peak_memory_bytes"]) for side in sides]),
-        ("load time", [ms_text(side["load_ms"]) for side in sides]),
-    ]
+    rows = [("size", [bytes_text(side["size_bytes"]) for side in sides])]
+    if all(side["latency"] for side in sides):
+        rows += [
+            *(
+                (f"latency {name[:-3]}", [ms_text(side["latency"][name]) for side in sides])
+                for name in ("p50_ms", "p90_ms", "p99_ms")
+                if all(side["latency"][name] is not None for side in sides)
+            ),
+            ("throughput", [throughput_text(side) for side in sides]),
+            ("peak memory", [bytes_text(side["peak_memory_bytes"]) for side in sides]),
+            ("load time", [ms_text(side["load_ms"]) for side in sides]),
+        ]
     if accuracy := result["baseline"]["accuracy"]:
         cells = [interval_text(side["accuracy"]) if side["accuracy"] else "" for side in sides]
         rows.append((accuracy["metric"], cells))
@@ -157,9 +158,11 @@ def throughput_text(side: dict[str, Any]) -> str:
 def notes(result: dict[str, Any]) -> list[str]:
     """Speed-up, accuracy drop, fidelity, why, warnings: one line each."""
     comparison = result["comparison"]
-    lines = [
-        f"- speed-up: {interval_text(comparison['speedup'])} ({comparison['speedup']['verdict'].replace('_', ' ')})"
-    ]
+    lines = []
+    if result["verification"] != "verified":
+        lines.append(f"- unverified: {result['unverified_reason']}")
+    if speedup := comparison["speedup"]:
+        lines.append(f"- speed-up: {interval_text(speedup)} ({speedup['verdict'].replace('_', ' ')})")
     if over := comparison["speedup_over_reference"]:
         lines.append(
             f"- speed-up over the source framework: {interval_text(over)} ({over['verdict'].replace('_', ' ')})"
@@ -171,6 +174,8 @@ def notes(result: dict[str, Any]) -> list[str]:
         lines.append(f"- within the accuracy budget: {answer}")
     for name, fidelity in comparison["fidelity"]["outputs"].items():
         lines.append(f"- fidelity of `{name}`: " + fidelity_text(fidelity))
+    for name, fidelity in ((comparison.get("model_fidelity") or {}).get("outputs", {})).items():
+        lines.append(f"- fidelity of `{name}` of the model, not of the engine: " + fidelity_text(fidelity))
     lines += [f"- why: {text}" for text in comparison["why"]]
     lines += [f"- warning: {text}" for text in result["warnings"]]
     return [*lines, ""]

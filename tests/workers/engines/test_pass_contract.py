@@ -31,7 +31,7 @@ SNR_DB = {
     "to-fp16": 50,
     "cast-torch": 45,
     "quantize-dynamic": 25,
-    "quantize-fp8": 20,
+    "quantize-fp8": 15,
     "quantize-openvino": 20,
     "quantize-static": 20,
     "quantize-torch": 20,
