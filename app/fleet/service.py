@@ -100,6 +100,13 @@ def runtime_known(session: Session, runtime: str, seen_seconds: float) -> Litera
     return None if best is None else "online" if best else "offline"
 
 
+def gpus_offering(session: Session, runtime: str) -> list[dict[str, Any]]:
+    """The GPUs of all workers, online or not, that offer a runtime: {name, compute_capability, …} each."""
+    offered = Worker.runtimes[runtime].as_string().is_not(None)
+    found = session.scalars(select(Worker).where(offered).order_by(Worker.id))
+    return [gpu for worker in found for gpu in worker.hardware.get("gpus", [])]
+
+
 def jobs_of_project(session: Session, project_id: str, job_ids: set[str]) -> set[str]:
     """Those of some jobs that belong to a project."""
     query = select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids))

@@ -20,6 +20,7 @@ from app.http.paging import paginate
 from app.ids import new_id
 from app.jobs import changes
 from app.jobs.fairness import NO_QUEUE
+from app.jobs.measurable import check_measurable
 from app.jobs.planning import Grounds, Planned, check_worker, ground, plan_target
 from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer
 from app.jobs.status import JobStatus, finished
@@ -42,6 +43,7 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
     planned = [plan_target(grounds, index) for index in range(len(request.targets))]
     for index, each in enumerate(planned):
         check_worker(session, each.target.runtime, index)
+        check_measurable(session, each.target, grounds.request.options, index)
     quotas.check_queued(session, project_id, len(planned))
     job = _submit(session, project_id, grounds, planned, retry_of)
     said = {"kind": job.kind, "subject": job.subject, "targets": [each.target.runtime for each in planned]}

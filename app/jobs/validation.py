@@ -10,6 +10,7 @@ from app.catalog.spec import ModelFacts, Precision, RuntimeSpec
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams
 from app.fleet import service as fleet
+from app.jobs.measurable import check_measurable
 from app.jobs.planning import Grounds, check_worker, ground, plan_target
 from app.jobs.schemas import (
     CoverageAnswer,
@@ -66,6 +67,7 @@ def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
         plan.target, plan.notes = planned.target, planned.recipe.notes
         plan.steps = _steps(planned.recipe, facts, RUNTIMES[target.runtime])
         check_worker(session, target.runtime, index)
+        check_measurable(session, planned.target, grounds.request.options, index)
     except BurnishError as error:
         plan.problem = error.problem()
     return plan
