@@ -152,6 +152,83 @@ def load_torch_inductor(engine: Path, target: Manifest) -> Run:
     return run
 
 
+def load_tensorrt(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; runs the plan on the first GPU, by CUDA's driver API alone."""
+    import ctypes
+    import importlib
+
+    import numpy as np
+
+    trt = importlib.import_module(target["runtime"].replace("-", "_"))
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise ImportError(f"NVIDIA's driver: {error}") from None
+
+    def call(function: str, *arguments: Any) -> None:
+        if code := getattr(driver, function)(*arguments):
+            raise ImportError(f"{function} says {code}: there is no GPU, or it does not take the engine")
+
+    context, stream = ctypes.c_void_p(), ctypes.c_void_p()
+    call("cuInit", 0)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+    call("cuCtxSetCurrent", context)
+    call("cuStreamCreate", ctypes.byref(stream), 1)
+    logger = trt.Logger(trt.Logger.ERROR)
+    runtime = trt.Runtime(logger)
+    if target["params"].get("version_compatible"):
+        runtime.engine_host_code_allowed = True
+    plan = runtime.deserialize_cuda_engine(engine.read_bytes())
+    if plan is None:
+        raise ImportError(f"{target['runtime']} {trt.__version__} does not load this plan on this GPU")
+    if target["params"].get("strip"):
+        model = engine.parent / "model"
+        refitter = trt.Refitter(plan, logger)
+        trt.OnnxParserRefitter(refitter, logger).refit_from_file(str(model / (model / "entry").read_text()))
+        refitter.refit_cuda_engine()
+    running = plan.create_execution_context()
+    names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
+    outputs = [name for name in names if plan.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+
+    def profile_of(feeds: dict[str, Any]) -> int:
+        for number in range(plan.num_optimization_profiles):
+            shapes = {name: plan.get_tensor_profile_shape(name, number) for name in feeds}
+            if all(
+                all(
+                    low <= dim <= high
+                    for low, dim, high in zip(one[0], feeds[name].shape, one[2], strict=True)
+                )
+                for name, one in shapes.items()
+            ):
+                return number
+        raise ValueError("no profile of this engine takes these shapes")
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        running.set_optimization_profile_async(profile_of(feeds), stream.value)
+        arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
+        for name, value in arrays.items():
+            running.set_input_shape(name, value.shape)
+        for name in outputs:
+            shape = tuple(running.get_tensor_shape(name))
+            arrays[name] = np.empty(shape, trt.nptype(plan.get_tensor_dtype(name)))
+        addresses = {name: ctypes.c_uint64() for name in names}
+        for name, value in arrays.items():
+            call("cuMemAlloc_v2", ctypes.byref(addresses[name]), ctypes.c_size_t(max(value.nbytes, 1)))
+            running.set_tensor_address(name, addresses[name].value)
+            pointer = ctypes.c_void_p(value.ctypes.data)
+            call("cuMemcpyHtoD_v2", addresses[name], pointer, ctypes.c_size_t(value.nbytes))
+        running.execute_async_v3(stream.value)
+        call("cuStreamSynchronize", stream)
+        for name in outputs:
+            pointer = ctypes.c_void_p(arrays[name].ctypes.data)
+            call("cuMemcpyDtoH_v2", pointer, addresses[name], ctypes.c_size_t(arrays[name].nbytes))
+        for address in addresses.values():
+            call("cuMemFree_v2", address)
+        return {name: arrays[name] for name in outputs}
+
+    return run
+
+
 LOADERS = {
     "onnxruntime-cpu": load_onnxruntime_cpu,
     "onnxruntime-cuda": load_onnxruntime_gpu,
@@ -159,6 +236,8 @@ LOADERS = {
     "openvino-cpu": load_openvino,
     "openvino-gpu": load_openvino,
     "openvino-npu": load_openvino,
+    "tensorrt": load_tensorrt,
+    "tensorrt-rtx": load_tensorrt,
     "torch-eager": load_torch_eager,
     "torch-eager-cuda": load_torch_eager,
     "torch-inductor-cpu": load_torch_inductor,
