@@ -75,17 +75,32 @@ def opened(model: Any, declared: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 
 class Positional(torch.nn.Module):
-    """A Keras model that takes tensors by position, in the order of its inputs, and gives a tuple of tensors."""
+    """A Keras model that takes tensors by position, in the order of its inputs, and gives a tuple of tensors.
+
+    Keras' layers read their weights from variables of their own, beside the module's parameters. Exporters, which put stand-ins
+    in place of parameters, take what the layers read for constants, and Inductor folds those wrongly or not at all. So in
+    inference the layers are given the module's parameters; while training they must change their own.
+    """
 
     def __init__(self, model: Any, graph: Any):
         super().__init__()
         self.model = model
         self._structure = keras_library().tree.map_structure(lambda _: 0, graph._inputs_struct)
+        parameters = model.torch_params
+        self._paths = [  # of layers that share a path, PyTorch knows one alone
+            (variable, variable.path)
+            for variable in model.variables
+            if parameters[variable.path] is variable.value
+        ]
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tree = keras_library().tree
-        given = tree.pack_sequence_as(self._structure, list(tensors))
-        return tuple(tree.flatten(self.model(given, training=self.training)))
+        keras = keras_library()
+        given = keras.tree.pack_sequence_as(self._structure, list(tensors))
+        if self.training:
+            return tuple(keras.tree.flatten(self.model(given, training=True)))
+        parameters = self.model.torch_params
+        with keras.StatelessScope([(variable, parameters[path]) for variable, path in self._paths]):
+            return tuple(keras.tree.flatten(self.model(given, training=False)))
 
 
 def _graph(model: Any) -> Any:

@@ -36,7 +36,9 @@ def _lstm(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: b
         return _unrolled(layer, sequences, initial_state, mask, training)
     cell = layer.cell
     bias = cell.bias.value if cell.use_bias else torch.zeros_like(cell.kernel.value[0])
-    weights = [cell.kernel.value.T, cell.recurrent_kernel.value.T, bias, torch.zeros_like(bias)]
+    # Inductor takes packed weights for laid out by rows, whatever they are
+    kernels = [value.value.T.contiguous() for value in (cell.kernel, cell.recurrent_kernel)]
+    weights = [*kernels, bias, torch.zeros_like(bias)]
     states = [state.to(bias.dtype).unsqueeze(0) for state in initial_state]
     outputs, hidden, memory = torch._VF.lstm(
         _in_order(layer, sequences, bias), states, weights, True, 1, 0.0, training, False, True
