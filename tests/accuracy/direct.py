@@ -11,7 +11,7 @@ from app.catalog.formats import way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
-from app.errors import BurnishError
+from app.errors import BurnishError, Internal
 from tests.accuracy.cases import MAX_DROP, SEED, THREADS, Case, Outcome
 from tests.accuracy.subjects import Subject
 from workers import passes, runtimes
@@ -69,7 +69,7 @@ class Bench:
             return Outcome(case.passes, {"code": error.code, "detail": error.detail})
         except Exception as error:
             detail = f"{type(error).__name__}: {error}"
-            return Outcome(case.passes, {"code": BurnishError.code, "detail": detail})
+            return Outcome(case.passes, {"code": Internal.code, "detail": detail})
 
     def _judged(self, case: Case) -> Outcome:
         model = self.model
