@@ -41,7 +41,7 @@ _SPECS = (
         preset=cuda_preset,
         packages=("onnxruntime",),
         dialects=frozenset({"onnxruntime"}),
-        baseline={"tf32": False},
+        baseline={"tf32": False, "cuda_graph": False},
     ),
     RuntimeSpec(
         name="onnxruntime-tensorrt",
@@ -52,6 +52,7 @@ _SPECS = (
         formats=frozenset({"onnx"}),
         preset=cuda_preset,
         packages=("onnxruntime",),
+        baseline={"cuda_graph": False},
     ),
     RuntimeSpec(
         name="openvino-cpu",
