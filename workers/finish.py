@@ -47,7 +47,7 @@ class ArtifactSaid(_Said):
     """A file that the child made; `tree_digest` names the stored step that a job can start from."""
 
     role: Text40
-    kind: Literal["engine", "report", "model"]
+    kind: Literal["engine", "report", "model", "package"]
     filename: Annotated[str, StringConstraints(pattern=r"^[^/\x00-\x1f]{1,255}$")]
     media_type: Text100
     path: Path

@@ -90,6 +90,14 @@ def optimize(
         bool, typer.Option("--allow-unmeasured", help="Take an engine that cannot run where it is built.")
     ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step anew.")] = False,
+    package: Annotated[
+        list[str],
+        typer.Option(
+            "--package",
+            metavar="FORM",
+            help="Pack the engine as triton, docker or mlflow too; repeat. -o DIR: DIR-FORM.zip.",
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Where to unpack the engine (several targets: a folder each)."),
@@ -125,6 +133,7 @@ def optimize(
                 "allow_synthetic": allow_synthetic,
                 "allow_unmeasured": allow_unmeasured,
                 "no_cache": no_cache,
+                "package": package,
             },
         }
         if name is not None:
@@ -295,6 +304,12 @@ def fetch_engines(client: Client, jobs: list[Json], out: Path, console: Console)
         with bytes_bar(console, "downloading the engine") as progress:
             fetch_engine(client, engine, folder, progress)
         console.print(f"The engine is in [bold]{folder}[/]: try `python {folder / 'run.py'}`", soft_wrap=True)
+        for form in job["options"]["package"]:
+            if (packed := job["result"]["artifacts"].get(form)) is not None:
+                client.download(packed, folder.with_name(f"{folder.name}-{form}.zip"))
+                console.print(
+                    f"For {form}: [bold]{folder.with_name(f'{folder.name}-{form}.zip')}[/]", soft_wrap=True
+                )
 
 
 def fetch_engine(

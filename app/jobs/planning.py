@@ -1,6 +1,6 @@
 """A request held against catalog, model, datasets and fleet: what would be done for each target, or why not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.evaluation import check_droppable, check_labels, metric_called, output_read
 from app.catalog.metrics import METRICS
+from app.catalog.packages import PACKAGES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
 from app.config import get_settings
 from app.errors import InvalidParams, NoWorker, UnsupportedOperator
@@ -66,9 +67,11 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
     Raises:
         UnknownPass, InvalidParams, IncompatibleRecipe, SignatureMismatch: see `app.catalog.recipe.plan`.
         UnsupportedOperator: the target's runtime cannot run nodes of the model.
+        InvalidParams: there is no such form of the target's engines as `options.package` asks for.
     """
     request, at = grounds.request, f"targets[{index}]"
     target = validate_target(request.targets[index], at)
+    _check_packages(request.options.package, target)
     _check_coverage(grounds.subject.model_facts().coverage, target.runtime, at)
     recipe = plan(
         request.recipe,
@@ -81,6 +84,19 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
         at=at,
     )
     return Planned(target, recipe)
+
+
+def _check_packages(names: Sequence[str], target: Target) -> None:
+    for name in names:
+        if (why := PACKAGES[name].refuses(target.runtime, target.params)) is not None:
+            taken = sorted(
+                one for one, spec in PACKAGES.items() if not spec.refuses(target.runtime, target.params)
+            )
+            raise InvalidParams(
+                f"there is no package for {name} of an engine of {target.runtime}: {why}",
+                param="options.package",
+                hint=f"leave it out, or take {', '.join(taken)}" if taken else "leave it out",
+            )
 
 
 def check_worker(session: Session, runtime: str, index: int) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
+from app.catalog.packages import PackageName
 from app.catalog.recipe import Recipe, Target
 from app.catalog.short_target import short_target
 from app.catalog.spec import InputRole
@@ -60,10 +61,19 @@ class OptionsRequest(RequestSchema):
         False, description="An engine that cannot run where it is built may leave unverified."
     )
     no_cache: bool = Field(False, description="Do every step anew, whatever is stored.")
-    package: list[str] = Field(
-        default_factory=list, max_length=0, description="Forms to pack the engine in besides the bundle."
+    package: list[PackageName] = Field(
+        default_factory=list,
+        max_length=10,
+        description="Forms to pack the engine in besides the bundle: each is an artifact of kind `package`.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="The seed of everything random.")
+
+    @field_validator("package")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a form comes twice")
+        return value
 
 
 class LimitsRequest(RequestSchema):

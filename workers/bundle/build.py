@@ -36,6 +36,11 @@ def write_manifest(
     `sign` gives the signature's file for the manifest's text; None: there is nobody to sign.
     """
     (folder / "README.md").write_text(readme(manifest), encoding="utf-8")
+    return seal(folder, manifest, sign)
+
+
+def seal(folder: Path, manifest: dict[str, Any], sign: Callable[[str], str | None]) -> dict[str, Any]:
+    """Write `manifest.json` with a digest of every file that is in the folder, then its signature; the manifest as written."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

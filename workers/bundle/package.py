@@ -1,4 +1,4 @@
-"""From a finished measurement to artifacts: the engine's bundle, the report, the optimized model."""
+"""From a finished measurement to artifacts: the engine's bundle and other forms, the report, the optimized model."""
 
 import platform
 import zipfile
@@ -12,11 +12,13 @@ from typing import Any
 import app
 from app.catalog.passes import PASSES
 from app.catalog.spec import Params, RuntimeSpec
+from app.errors import UnsupportedFormat
 from app.storage.disk import link_or_copy
 from workers import runtimes
 from workers.assignment import OptimizeAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
 from workers.bundle.companions import COMPANIONS, copy_companions
+from workers.bundle.forms.write import write_form
 from workers.bundle.licences import licences
 from workers.bundle.proof import Proof, of_engines
 from workers.bundle.samples import sample_feeds, write_samples
@@ -67,6 +69,11 @@ def package(
     supervisor: Supervisor,
 ) -> list[dict[str, Any]]:
     """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`. The supervisor signs."""
+
+    def sign(text: str) -> str | None:
+        signature: str | None = supervisor.ask("sign", manifest=text)["signature"]
+        return signature
+
     folder = assignment.scratch / "bundle"
     folder.mkdir()
     entry = lay_out(folder, built.engine)
@@ -119,7 +126,7 @@ def package(
                 folder, proof.baseline, proof.engine, feeds, described, proof.least_tolerance
             ),
         },
-        lambda text: supervisor.ask("sign", manifest=text)["signature"],
+        sign,
     )
     lineage = lineage_of(assignment)
     engine_zip = pack(folder, assignment.scratch / f"{stem(assignment)}-{runtime.name}.zip")
@@ -129,6 +136,15 @@ def package(
         artifact("engine", engine_zip, MEDIA_ZIP, manifest, lineage),
         artifact("report", text, MEDIA_MARKDOWN, None, lineage),
     ]
+    for form in assignment.options.get("package", []):
+        name = f"{stem(assignment)}-{runtime.name}"
+        try:
+            packed = write_form(form, folder, manifest, assignment.scratch, name, sign)
+        except UnsupportedFormat as error:  # the engine is worth more than one of its forms
+            result["warnings"].append(f"there is no package for {form}: {error.detail}")
+        else:
+            said = {"schema": manifest["schema"], "package": form}
+            artifacts.append({**artifact("package", packed, MEDIA_ZIP, said, lineage), "role": form})
     if built.optimized.digest != built.original.digest:
         artifacts.append(model_artifact(assignment, built.optimized, lineage))
     return artifacts
