@@ -34,14 +34,19 @@ from workers.model_handle import ModelHandle
 class Images:
     digest, count, synthetic, inputs = "", 40, False, {"images": ("float32", (1, 8, 8))}
     def batches(self, size, limit=None):
-        yield {"images": np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)}, None
+        yield {"images": np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)}, np.arange(40) % 10
 
 import onnxruntime
 runtime, spec = runtimes.registry.alone("openvino-cpu"), RUNTIMES["openvino-cpu"]
 model = ModelHandle(Path(sys.argv[2]), "model.onnx", "onnx", "")
-context = PassContext(out=Path(tempfile.mkdtemp(dir=sys.argv[3])), samples={"calibration": Images()})
 quantize = passes.registry.alone("quantize-openvino")
-for one in (model, quantize(model, PASSES["quantize-openvino"].params(), context)):
+
+def quantized(**params):
+    samples = {"calibration": Images(), "validation": Images()}
+    context = PassContext(out=Path(tempfile.mkdtemp(dir=sys.argv[3])), samples=samples)
+    return quantize(model, PASSES["quantize-openvino"].params(**params), context)
+
+for one in (model, quantized(), quantized(max_drop=1.0)):
     params = spec.params(cache_compiled=True)
     engine = runtime.build(one, params, Path(tempfile.mkdtemp(dir=sys.argv[3])))
     runtime.load(engine, params).run({"images": np.zeros((2, 1, 8, 8), np.float32)})
