@@ -14,6 +14,7 @@ from app.commands import (
     compare,
     jobs,
     optimize,
+    rebuild,
     resources,
     retention,
     service,
@@ -39,6 +40,7 @@ SERVICE, WORK, STORE, CATALOG, ADMIN = (
 )
 
 app.command(rich_help_panel=WORK)(optimize.optimize)
+app.command(rich_help_panel=WORK)(rebuild.rebuild)
 app.add_typer(jobs.jobs, name="jobs", rich_help_panel=WORK)
 app.command(rich_help_panel=WORK)(jobs.report)
 app.command(rich_help_panel=WORK)(compare.compare)

@@ -174,6 +174,10 @@ class Client:
         """Queue a new job like a finished one; its `retry_of` names the old one."""
         return self._transport.json("POST", f"jobs/{job_id}/retry")
 
+    def rebuild(self, artifact_id: str, request: Mapping[str, Any] | None = None) -> Json:
+        """Queue a job that builds an engine anew from its stored model; `request` is the body of `POST …/rebuild`."""
+        return self._transport.json("POST", f"artifacts/{artifact_id}/rebuild", json=dict(request or {}))
+
     def logs(self, job_id: str) -> str:
         """The job's log."""
         return self._transport.send("GET", f"jobs/{job_id}/logs").text

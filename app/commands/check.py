@@ -134,7 +134,8 @@ def show(findings: list[Finding], verdict: str, rebuild: str | None) -> None:
     }
     stdout().print(said[verdict], soft_wrap=True)
     if rebuild is not None:
-        stdout().print(f"build it anew for another machine: [bold]{escape(rebuild)}[/]", soft_wrap=True)
+        command = escape(shown(rebuild))
+        stdout().print(f"build it anew: [bold]{command}[/] (--target: for another one)", soft_wrap=True)
 
 
 def validity(manifest: Mapping[str, Any], facts: Facts | None = None) -> list[Finding]:
@@ -152,11 +153,9 @@ def validity(manifest: Mapping[str, Any], facts: Facts | None = None) -> list[Fi
 
 
 def rebuild_command(manifest: Mapping[str, Any]) -> str | None:
-    """The command that builds the engine anew from the optimized model that the service stores; None: nothing names a job."""
-    job, target = manifest.get("job"), manifest.get("target")
-    if not isinstance(job, str) or not isinstance(target, dict) or not isinstance(target.get("runtime"), str):
-        return None
-    return f"burnish rebuild {shlex.quote(job)} --target {shlex.quote(target['runtime'])} -o ENGINE_DIR"
+    """The command that builds the engine anew from the optimized model that the service stores; None: no job is named."""
+    job = manifest.get("job")
+    return f"burnish rebuild {shlex.quote(job)} -o ENGINE_DIR" if isinstance(job, str) else None
 
 
 def outputs(folder: Path) -> Finding:

@@ -17,7 +17,8 @@ from app.http.paging import Page, PageQuery
 from app.http.sessions import ReadSession, WriteSession
 from app.http.waiting import WaitQuery, wait_until
 from app.jobs import service
-from app.jobs.schemas import EventsQuery, JobAnswer, JobQuery, JobRequest, ValidationAnswer
+from app.jobs.rebuild import rebuild
+from app.jobs.schemas import EventsQuery, JobAnswer, JobQuery, JobRequest, RebuildRequest, ValidationAnswer
 from app.jobs.stream import read, stream
 from app.jobs.tables import Job
 from app.jobs.validation import validate
@@ -122,6 +123,22 @@ def retry_job(job_id: str, principal: Writer, session: WriteSession, idempotency
 def delete_job(job_id: str, principal: Writer, session: WriteSession) -> None:
     """Delete a finished job and what it made; 409 while it is not finished or another job starts from its artifacts."""
     service.delete_job(session, principal.project_id, job_id)
+
+
+@router.post("/artifacts/{artifact_id}/rebuild", status_code=202, response_model=JobAnswer)
+def rebuild_artifact(
+    artifact_id: str,
+    body: RebuildRequest,
+    principal: Writer,
+    session: WriteSession,
+    idempotency: IdempotencyDep,
+) -> Response:
+    """Queue a job that builds the engine anew, for another target or another machine, from the stored model after its passes."""
+
+    def create() -> Created:
+        return _created(session, rebuild(session, principal.project_id, artifact_id, body))
+
+    return idempotency.answer(session, principal.project_id, body, create)
 
 
 @router.post("/models/{model_id}/validate")

@@ -120,6 +120,19 @@ class OptimizeRequest(RequestSchema):
 JobRequest = OptimizeRequest
 
 
+class RebuildRequest(RequestSchema):
+    """Build an engine anew from the optimized model that its job stored."""
+
+    target: TargetRequest | None = Field(None, description="Absent: the target of the job that made it.")
+    name: str | None = Field(None, min_length=1, max_length=200, description="Absent: that job's.")
+    evaluation: EvaluationRequest | None = Field(
+        None, description="Absent: that job's, if its dataset is still there."
+    )
+    options: OptionsRequest = Field(default_factory=OptionsRequest)
+    limits: LimitsRequest = Field(default_factory=LimitsRequest)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+
+
 class JobQuery(PageQuery):
     """Which jobs to list."""
 

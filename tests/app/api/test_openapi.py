@@ -35,6 +35,8 @@ POST /v1/jobs/{id}/retry
 GET /v1/jobs/{id}/artifacts
 GET /v1/artifacts/{id}
 GET /v1/artifacts/{id}/content
+GET /v1/artifacts/{id}/validity
+POST /v1/artifacts/{id}/rebuild
 GET /v1/passes
 GET /v1/runtimes
 GET /v1/metrics
@@ -50,7 +52,15 @@ GET /readyz
 GET /metrics
 """
 OPEN = {"/healthz", "/readyz"}
-CREATING = {"/v1/uploads", "/v1/models", "/v1/datasets", "/v1/jobs", "/v1/jobs/{id}/retry", "/v1/projects"}
+CREATING = {
+    "/v1/uploads",
+    "/v1/models",
+    "/v1/datasets",
+    "/v1/jobs",
+    "/v1/jobs/{id}/retry",
+    "/v1/artifacts/{id}/rebuild",
+    "/v1/projects",
+}
 
 
 @pytest.fixture(scope="module")

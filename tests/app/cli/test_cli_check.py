@@ -105,7 +105,7 @@ def test_an_engine_of_another_machine_is_told_with_the_command_that_builds_it_an
     said = json.loads(burnish_command("check", str(engine), "--json", home=tmp_path, check=1).stdout)
     assert said["verdict"] == "no"
     assert "outputs" not in {finding["what"] for finding in said["findings"]}
-    assert said["rebuild"] == "burnish rebuild job_1 --target onnxruntime-cpu -o ENGINE_DIR"
+    assert said["rebuild"] == "burnish rebuild job_1 -o ENGINE_DIR"
 
 
 def test_an_engine_that_will_be_slower_has_a_status_of_its_own(engine: Path, tmp_path: Path) -> None:
