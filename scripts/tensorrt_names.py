@@ -9,6 +9,7 @@ by `dir`, in a process of its own, and nothing is called. Needs `cc`, `readelf` 
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -44,7 +45,7 @@ def main() -> int:
 
 
 def names_of(wheel: Path, folder: Path) -> dict[str, list[str] | None]:
-    """{name in the module: the attributes of that class, or None where it is none}.
+    """{name in the module: the attributes of that class, or None where it is none}, with the package's own functions.
 
     Raises:
         subprocess.CalledProcessError: the module cannot be imported so; stderr says why.
@@ -62,7 +63,10 @@ def names_of(wheel: Path, folder: Path) -> dict[str, list[str] | None]:
         text=True,
     )
     names: dict[str, list[str] | None] = json.loads(done.stdout)
-    return names
+    with zipfile.ZipFile(wheel) as archive:
+        package = ast.parse(archive.read("tensorrt_bindings/__init__.py"))
+    functions = (node.name for node in package.body if isinstance(node, ast.FunctionDef))
+    return names | {name: None for name in functions if not name.startswith("_")}
 
 
 def empty_libraries(module: Path, folder: Path) -> None:
