@@ -166,6 +166,10 @@ TABLE: dict[tuple[str, str], Call] = {
         ],
     ),
     ("HEAD", "/v1/artifacts/{artifact_id}/content"): Call("read"),
+    ("GET", "/v1/artifacts/{artifact_id}/validity"): Call("read"),
+    ("POST", "/v1/artifacts/{artifact_id}/rebuild"): Call(
+        "write", [lambda things: {"json": {}}, lambda things: {"json": {"name": "again"}}], "job.created"
+    ),
     ("DELETE", "/v1/artifacts/{artifact_id}"): Call("write", action="artifact.deleted"),
     ("POST", "/v1/keys"): Call(
         "admin", [lambda things: {"json": {"name": "k", "scopes": ["read"]}}], "key.created"
