@@ -111,7 +111,7 @@ class TensorRtParams(_EngineParams):
 
     timing_cache: bool = Field(
         default=True,
-        description="Keep what was timed for layers, by library and GPU, so that the next build is faster.",
+        description="Keep what was timed for layers during a build, so that equal layers are timed once.",
     )
     version_compatible: bool = Field(
         default=False, description="The engine also loads in later versions of the same major version."

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from app.catalog.recipe import Target, validate_target
+from app.catalog.runtime_params.tensorrt import CAPABILITIES
 from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidModel, InvalidParams, SignatureMismatch, UnsupportedOperator
 from tests.workers.engines.networks import Network
@@ -27,6 +28,10 @@ NAMES = sorted(RUNTIMES)
 OF_ONNX = [name for name in NAMES if "onnx" in RUNTIMES[name].formats]
 NO_GPU = pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU")
 NO_ACCELERATOR = pytest.mark.skip(reason="there is no such Intel GPU or NPU")
+NO_RTX = pytest.mark.skipif(
+    not {gpu["compute_capability"].replace(".", "") for gpu in gpus()} & {str(one) for one in CAPABILITIES},
+    reason="TensorRT for RTX does not serve this GPU",
+)
 NO_TENSORRT = pytest.mark.skipif(find_library("nvinfer") is None, reason="TensorRT is not installed")
 
 
@@ -35,7 +40,14 @@ def served(names: list[str]) -> list[Any]:
     marks = {name: [NO_GPU] if RUNTIMES[name].device == "cuda" else [] for name in names}
     marks |= {name: [NO_ACCELERATOR] for name in names if name not in without_absent(names)}
     return [
-        pytest.param(name, marks=[*marks[name], *([NO_TENSORRT] if name.endswith("-tensorrt") else [])])
+        pytest.param(
+            name,
+            marks=[
+                *marks[name],
+                *([NO_TENSORRT] if name.endswith("tensorrt") else []),
+                *([NO_RTX] if name == "tensorrt-rtx" else []),
+            ],
+        )
         for name in names
     ]
 
