@@ -6,8 +6,9 @@ Trains and fetches what is not in the cache yet. With subjects, only those secti
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.accuracy.cases import CASES, MAX_DROP, RUNTIMES, Case, Outcome
 from tests.accuracy.direct import Bench
@@ -36,7 +37,7 @@ TITLES = {
     "sentiment": "A sentiment probe on MiniLM",
 }
 WHAT = {
-    "fashion": "Eight 3×3 convolutions with batch norms and two 1×1 ones, 78,000 parameters, trained by `tests/accuracy/fashion.py` on the "
+    "fashion": "Seven 3×3 convolutions with batch norms and two 1×1 ones, 78,000 parameters, trained by `tests/accuracy/fashion.py` on the "
     "60,000 training images of [Fashion-MNIST](https://arxiv.org/abs/1708.07747) and kept in the user's cache; 10,000 test images.",
     "digits": "`MNISTNet` of [ccexam 1.0.0](https://pypi.org/project/ccexam/) with its published weights: two convolutions with bias, two "
     "linear layers; the 10,000 test images of MNIST. Its model card says 0.9904 recall.",
@@ -56,7 +57,7 @@ def section(name: str, rows: Sequence[tuple[str, Outcome]]) -> Iterator[str]:
         yield ""
     for target, outcome in refused:
         assert outcome.problem is not None
-        yield f"- {target}, {_recipe(outcome)}: {' '.join(outcome.problem['detail'].split())[:300]}"
+        yield f"- {target}, {recipe(outcome.passes)}: {' '.join(outcome.problem['detail'].split())[:300]}"
 
 
 def rows(name: str, subject: Subject) -> Iterator[tuple[str, Outcome]]:
@@ -69,7 +70,7 @@ def rows(name: str, subject: Subject) -> Iterator[tuple[str, Outcome]]:
                 yield _told(f"`{runtime}`, preset", preset(client, uploaded, runtime))
         bench = Bench(subject, folder / "direct")
         for case in CASES:
-            yield _told(_target(case), bench.outcome(case))
+            yield _told(target(case), bench.outcome(case))
 
 
 def _told(target: str, outcome: Outcome) -> tuple[str, Outcome]:
@@ -77,12 +78,13 @@ def _told(target: str, outcome: Outcome) -> tuple[str, Outcome]:
     return target, outcome
 
 
-def _target(case: Case) -> str:
+def target(case: Case) -> str:
+    """A target with its parameters, as the page names it."""
     return f"`{':'.join([case.runtime, *(f'{key}={value}' for key, value in case.params.items())])}`"
 
 
 def _cells(outcome: Outcome) -> Iterator[str]:
-    yield _recipe(outcome)
+    yield recipe(outcome.passes)
     if outcome.problem:
         yield from (f"`{outcome.problem['code']}`", *["–"] * 5)
         return
@@ -94,25 +96,25 @@ def _cells(outcome: Outcome) -> Iterator[str]:
     yield "–" if outcome.sqnr_db is None else f"{outcome.sqnr_db:.1f}"
 
 
-def _recipe(outcome: Outcome) -> str:
+def recipe(passes: Sequence[Mapping[str, Any]]) -> str:
     """The passes without `simplify`, each with the parameters that tell it from its neighbours."""
     told = ("method", "bits", "model_type", "mode")
     steps = [
         f"`{step['pass']}`"
         + "".join(f" {step['params'][key]}" for key in told if _speaks(step.get("params", {}), key))
-        for step in outcome.passes
+        for step in passes
         if step["pass"] != "simplify"
     ]
     return ", ".join(steps) or "–"
 
 
-def _speaks(params: dict[str, object], key: str) -> bool:
+def _speaks(params: Mapping[str, Any], key: str) -> bool:
     return key in params and params[key] not in ("minmax", "none")
 
 
 def main(names: Sequence[str]) -> int:
     """Judge everything, or the networks that are named, and write the page."""
-    kept = _sections() if names else {}
+    kept = sections(PAGE.read_text(encoding="utf-8")) if names and PAGE.exists() else {}
     for name in names or SUBJECTS:
         kept[name] = "\n".join(section(name, list(rows(name, SUBJECTS[name]()))))
     PAGE.write_text(
@@ -121,12 +123,10 @@ def main(names: Sequence[str]) -> int:
     return 0
 
 
-def _sections() -> dict[str, str]:
-    """The parts of the page as it is, by network."""
-    if not PAGE.exists():
-        return {}
+def sections(text: str) -> dict[str, str]:
+    """The parts of a page, by network."""
     names = {title: name for name, title in TITLES.items()}
-    parts = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return {
         names[title]: f"\n## {title}{body.rstrip()}"
         for title, body in zip(parts[::2], parts[1::2], strict=True)
