@@ -2,10 +2,11 @@
 
 python -P benchmarks/compiled.py SPEC.json    (the engine is one of torch-eager's)
 
-Compiling is part of loading. What it makes is kept in TORCHINDUCTOR_CACHE_DIR, so that only the first launch waits for it.
+Compiling is part of loading. What it makes is kept in the engine's folder, so that only the first launch waits for it.
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,9 @@ class TorchCompile(TorchEager):
 
 def main(spec: Path) -> int:
     """Serve until the input ends, with this runtime added to those of the catalog."""
-    TorchCompile.first = load_feeds(Path(json.loads(spec.read_bytes())["feeds"]))[0]
+    told = json.loads(spec.read_bytes())
+    TorchCompile.first = load_feeds(Path(told["feeds"]))[0]
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(told["root"]) / "compiled")
     RUNTIMES[NAME] = replace(RUNTIMES["torch-eager"], name=NAME)
     implements(NAME)(TorchCompile)
     sys.modules["workers.runtimes.torch_compile"] = sys.modules[__name__]  # where it is looked for

@@ -46,7 +46,7 @@ class Options:
 class Prepared:
     """A network, converted and taken through each target's preset in a folder; engines are built a number of threads at a time."""
 
-    def __init__(self, network: Untrained, folder: Path):
+    def __init__(self, network: Untrained, folder: Path, targets: Sequence[str] = TARGETS):
         self._folder = folder
         self._count = 0
         self.network = network
@@ -57,7 +57,7 @@ class Prepared:
         self.feeds = folder / "feeds.npz"
         save_feeds(self.feeds, choose_feeds(plan_feeds(opened.inputs, self._samples.inputs), self._samples))
         self._facts = self._described(opened.inputs, opened.outputs)
-        self._presets = {name: self._optimized(name) for name in TARGETS}
+        self._presets = {name: self._optimized(name) for name in targets}
 
     def contenders(self, threads: int) -> Iterator[Contender]:
         """All of them with so many threads; the first is what the others are held against, the last its control."""
