@@ -70,6 +70,8 @@ def _program() -> Iterator[Path]:
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
         yield from (Path(prefix), Path(prefix).resolve())
     yield from _hops(Path(sys.executable))
+    if (compiler := Path(os.environ.get("CXX", ""))).is_absolute():  # its headers and tools lie beside it
+        yield compiler.resolve().parent.parent
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":") + os.environ.get("LD_PRELOAD", "").split(":")
     for entry in [*sys.path, *libraries]:
         if entry and Path(entry).is_absolute():
