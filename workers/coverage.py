@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.catalog.runtimes import RUNTIMES
-from app.errors import BurnishError
+from app.errors import BurnishError, Unavailable
 from workers.model_handle import ModelHandle
 from workers.offered import without_absent
 
@@ -49,6 +49,8 @@ def _answer(name: str, model: ModelHandle) -> dict[str, Any] | None:
         return None
     try:
         found = runtime.coverage(model)
+    except Unavailable:  # its library is not installed, or is one for other hardware
+        return None
     except BurnishError as error:
         return {"problem": error.problem()}
     return {
