@@ -45,8 +45,16 @@ def export(model: TorchModel) -> ExportedProgram:
     free = free_dimensions(model.inputs)
     held = program.module() if free else None
     for name, places in free.items():
-        size = _other_size(program, model, chosen, name, places)
-        _run_with(held, model, chosen, name, size, places[0])
+        first: InvalidModel | None = None
+        for size in _other_sizes(program, model, chosen, name, places):
+            try:
+                _run_with(held, model, chosen, name, size, places[0])
+                break
+            except InvalidModel as refusal:
+                first = first or refusal
+        else:
+            assert first is not None
+            raise first
     return program
 
 
@@ -139,14 +147,16 @@ def _input_shapes(program: ExportedProgram, model: TorchModel) -> dict[str, tupl
     return {entry["name"]: tuple(value.shape) for entry, value in zip(model.inputs, values, strict=True)}
 
 
-def _other_size(
+def _other_sizes(
     program: ExportedProgram,
     model: TorchModel,
     chosen: dict[str, int],
     name: str,
     places: list[tuple[str, int]],
-) -> int:
-    """Twice the size that a free dimension was exported with, or half of it where torch knows a bound.
+) -> list[int]:
+    """Twice the size that a free dimension was exported with, then half of it: at one of them it must run.
+
+    Half alone where torch knows a bound. It knows none where a table is read at positions that are computed from the data.
 
     Raises:
         InvalidModel: the bound is so low that the dimension is not free.
@@ -154,15 +164,15 @@ def _other_size(
     entry, axis = places[0]
     symbol = _input_shapes(program, model)[entry][axis].node.expr
     bounds = program.range_constraints.get(symbol)
-    size = chosen[name] * 2
-    if bounds is None or bounds.upper >= size:
-        return size
+    double, half = chosen[name] * 2, chosen[name] // 2
+    if bounds is None or bounds.upper >= double:
+        return [double, half] if half > 1 else [double]
     if bounds.upper <= _FEW:
         reason = (
             f"the network as exported works with at most {bounds.upper} as {_dimension(entry, axis, name)}"
         )
         raise _not_free(reason, model, entry)
-    return chosen[name] // 2
+    return [half]
 
 
 def _run_with(

@@ -257,3 +257,28 @@ def test_feeds_that_do_not_fit() -> None:
     ):
         with pytest.raises(SignatureMismatch, match=message):
             run(feeds)
+
+
+class Counted(torch.nn.Module):
+    """Positions that are computed from the data, as RoBERTa's are: torch knows no bound of their table."""
+
+    def __init__(self, positions: int):
+        super().__init__()
+        self.table = torch.nn.Embedding(1 + positions, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        seen = (ids != 1).long()
+        return self.table(torch.cumsum(seen, dim=1) * seen)
+
+
+@pytest.mark.parametrize("positions", [20, 100])
+def test_a_short_table_of_positions_leaves_the_length_free(positions: int) -> None:
+    model = _model(Counted(positions), [("ids", "int64", ["batch", "sequence"])], [("y", "float32", [])])
+    program = export(model)
+    run = runner(Program(program, model.inputs, model.outputs))
+    for shape in ((1, positions), (3, 9)):
+        ids = np.full(shape, 2)
+        table = model.module.get_parameter("table.weight").detach().numpy()
+        np.testing.assert_array_equal(
+            run({"ids": ids})["y"], np.tile(table[1 : shape[1] + 1], (shape[0], 1, 1))
+        )
