@@ -4,10 +4,13 @@ from pathlib import Path
 
 from app.errors import UnsupportedFormat
 from app.storage.disk import link_or_copy
+from app.text import plain
 from workers.archive import is_archive, unpack
 from workers.formats import registry
 from workers.formats.detect import refusal
 from workers.formats.onnx import FORMAT as ONNX
+
+_MOST_LISTED = 20
 
 
 def locate(file: Path, root: Path, max_bytes: int, max_files: int) -> tuple[str, Path, str]:
@@ -41,18 +44,19 @@ def place(file: Path, root: Path, name: str) -> Path:
 
 def _inside(root: Path) -> tuple[str, Path, str]:
     """The one model of an unpacked archive: laid out by its format, or a file of a format that is one file."""
-    found = {
-        name: entry
+    found = [
+        (name, entry)
         for name, format_ in registry.all().items()
         if (entry := format_.find_entry(root)) is not None
-    }
-    if not found:
-        found = _single(root)
+    ] or _single(root)
     if len(found) > 1:
-        listed = ", ".join(f"{entry} ({name})" for name, entry in sorted(found.items()))
-        raise UnsupportedFormat(f"the archive holds several models: {listed}", hint="pack one model")
+        listed = ", ".join(f"{plain(entry, 100)} ({name})" for name, entry in sorted(found)[:_MOST_LISTED])
+        raise UnsupportedFormat(
+            f"the archive holds several models: {listed}",
+            hint="pack one model; several files of one network's weights need its configuration beside them",
+        )
     if found:
-        name, entry = next(iter(found.items()))
+        name, entry = found[0]
         return name, root, entry
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         if (error := refusal(file)) is not None:
@@ -63,10 +67,11 @@ def _inside(root: Path) -> tuple[str, Path, str]:
     )
 
 
-def _single(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        for name, format_ in registry.all().items():
-            if name not in found and format_.recognizes(file):
-                found[name] = file.relative_to(root).as_posix()
-    return found
+def _single(root: Path) -> list[tuple[str, str]]:
+    """(format, path) of every file that is a model by itself."""
+    return [
+        (name, file.relative_to(root).as_posix())
+        for file in sorted(path for path in root.rglob("*") if path.is_file())
+        for name, format_ in registry.all().items()
+        if format_.recognizes(file)
+    ]

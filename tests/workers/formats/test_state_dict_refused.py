@@ -282,3 +282,12 @@ def test_damaged_files_end_in_plain_errors(
 def test_other_files_are_not_recognized(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
     assert not StateDict().recognizes(tmp_path / "file")
+
+
+def test_several_weights_without_a_configuration_are_named(tmp_path: Path) -> None:
+    content = saved(torch.nn.Linear(2, 3).state_dict(), tmp_path, safetensors).read_bytes()
+    archive = zipped(tmp_path / "net.zip", [("a.safetensors", content), ("b.safetensors", content)])
+    with pytest.raises(UnsupportedFormat) as error:
+        locate(archive, tmp_path / "tree", 10_000_000, 50)
+    assert "a.safetensors (state-dict), b.safetensors (state-dict)" in error.value.detail
+    assert "configuration" in (error.value.hint or "")
