@@ -214,7 +214,8 @@ def test_a_bundle_runs_without_burnish(name: str, cnn: Network, compiled: Engine
     script = (
         "import sys, json, runpy, pathlib, numpy as np\n"
         "loaders = runpy.run_path(sys.argv[1])['LOADERS']\n"
-        "run = loaders[sys.argv[2]](pathlib.Path(sys.argv[3]), {'params': {'threads': 1}})\n"
+        "target = {'runtime': sys.argv[2], 'params': {'threads': 1}}\n"
+        "run = loaders[sys.argv[2]](pathlib.Path(sys.argv[3]), target)\n"
         "images = np.load(sys.argv[4])\n"
         "print(json.dumps({name: value.tolist() for name, value in run({'images': images}).items()}))\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('app', 'workers', 'onnx')]\n"
