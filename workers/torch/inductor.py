@@ -28,8 +28,9 @@ from app.errors import (
 from app.text import first_line, plain
 from workers.compiler import compiler_command
 from workers.runtimes.base import Feeds, unnamed
+from workers.samples import FREE_DIMENSION
 from workers.torch.inductor_facts import compiled_facts
-from workers.torch.model import example_inputs, to_array, to_tensor
+from workers.torch.model import example_inputs, sizes, to_array, to_tensor
 from workers.torch.program import Program, check_feeds, moved, runner
 
 METADATA = "burnish"  # the key in the package's metadata: {"inputs", "outputs", "threads", "device"}; inputs have an "order"
@@ -144,24 +145,41 @@ def load_package(package: Path, threads: int) -> LoadedInductor:
 
 
 def _prove(program: Program, package: Path) -> None:
-    """Hold the package against the program on seeded inputs: Inductor's mistakes with layouts give wrong numbers silently."""
-    tensors = example_inputs(program.inputs)
+    """Hold the package against the program on seeded inputs: Inductor's mistakes with layouts give wrong numbers silently.
+
+    Free dimensions are tried longer too: Inductor unrolls a GRU for the length at hand, and reads no more of another.
+    """
+    engine = load_package(package, 0)
+    longer = sizes(program.inputs, 3, 2 * FREE_DIMENSION)
+    _hold(program, engine, {}, "try freezing=false, or another target")
+    if longer:
+        where = ", ".join(f"{name} = {size}" for name, size in longer.items())
+        hint = "declare free dimensions other than the batch as numbers, or use another target"
+        _hold(program, engine, longer, hint, f" with {where}")
+
+
+def _hold(
+    program: Program, engine: LoadedInductor, dims: Mapping[str, int], hint: str, where: str = ""
+) -> None:
+    """Raises UnsupportedOperator where the engine gives something else than the program for these free dimensions."""
+    tensors = example_inputs(program.inputs, dims=dims)
     feeds = {entry["name"]: to_array(tensor) for entry, tensor in zip(program.inputs, tensors, strict=True)}
     try:
         expected = runner(program)(feeds)
     except SignatureMismatch:
         return  # it takes particular sizes or values, which are not known here
-    found = load_package(package, 0).run(feeds)
+    found = engine.run(feeds)
     for name, value in expected.items():
         if value.dtype.kind != "f" or not np.isfinite(value).all():
             continue
-        noise = float(np.square(value.astype(np.float64) - found[name]).sum())
+        fits = found[name].shape == value.shape
+        noise = float(np.square(value.astype(np.float64) - found[name]).sum()) if fits else np.inf
         if noise > MOST_NOISE * float(np.square(value.astype(np.float64)).sum()):
             raise UnsupportedOperator(
-                f"compiled, the model gives other values of {name!r} than before",
+                f"compiled, the model gives other values of {name!r} than before{where}",
                 stage="building",
                 node=name,
-                hint="try freezing=false, or another target",
+                hint=hint,
             )
 
 

@@ -36,7 +36,7 @@ def _lstm(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: b
         return _unrolled(layer, sequences, initial_state, mask, training)
     cell = layer.cell
     bias = cell.bias.value if cell.use_bias else torch.zeros_like(cell.kernel.value[0])
-    # Inductor takes packed weights for laid out by rows, whatever they are
+    # oneDNN's LSTM in Inductor takes weights for laid out by rows, whatever they are
     kernels = [value.value.T.contiguous() for value in (cell.kernel, cell.recurrent_kernel)]
     weights = [*kernels, bias, torch.zeros_like(bias)]
     states = [state.to(bias.dtype).unsqueeze(0) for state in initial_state]

