@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
+from app.errors import UnsupportedOperator
 from workers.onnx_files import GRAPH_ALLOWANCE_BYTES, save_onnx
-from workers.runtimes import onnxruntime_cpu, registry
+from workers.runtimes import onnxruntime_cpu, onnxruntime_session, registry
 from workers.runtimes.why import why
 
 RUNTIME = registry.get("onnxruntime-cpu")
@@ -150,11 +151,14 @@ def test_weights_over_the_limit_lie_beside_the_graph(tmp_path, monkeypatch, cnn,
     model = cnn.model.load_onnx()
     apart = save_onnx(model, tmp_path / "apart", limit_bytes=GRAPH_ALLOWANCE_BYTES)
     assert (apart.root / "model.onnx.data").stat().st_size > 4096
-    monkeypatch.setattr(onnxruntime_cpu, "PROTOBUF_LIMIT_BYTES", GRAPH_ALLOWANCE_BYTES)
+    monkeypatch.setattr(onnxruntime_session, "PROTOBUF_LIMIT_BYTES", GRAPH_ALLOWANCE_BYTES)
 
     engine = built(apart)
 
     assert (engine.root / "model.onnx.data").is_file()
+    with pytest.raises(UnsupportedOperator, match="at most 2 GB") as refusal:
+        built(apart, engine_format="ort")
+    assert refusal.value.param == "engine_format"
     expected = RUNTIME.load(built(cnn.model), OnnxRuntimeCpuParams()).run({"images": cnn.images})
     got = RUNTIME.load(engine, OnnxRuntimeCpuParams()).run({"images": cnn.images})
     np.testing.assert_array_equal(got["logits"], expected["logits"])
@@ -183,3 +187,13 @@ def test_nodes_inside_control_flow_are_counted(tmp_path, built):
 
     assert facts["compute"] == {"fp32": 1}
     assert facts["operators"]["Add"] == 1
+
+
+def test_an_engine_in_ort_format_computes_the_same(cnn, built):
+    plain, engine = built(cnn.model), built(cnn.model, engine_format="ort")
+    assert [file.name for file in engine.root.iterdir()] == ["model.ort"]
+    assert engine.facts == plain.facts
+    feeds = {"images": cnn.images}
+    expected = RUNTIME.load(plain, OnnxRuntimeCpuParams()).run(feeds)
+    got = RUNTIME.load(engine, OnnxRuntimeCpuParams(engine_format="ort")).run(feeds)
+    np.testing.assert_array_equal(got["logits"], expected["logits"])
