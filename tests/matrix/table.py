@@ -45,7 +45,7 @@ def page(cells: Cells) -> Iterator[str]:
     yield from (
         "",
         "`tensorflow` needs the extra of that name, which is not installed where this page is made: such an upload is refused with the "
-        "way to convert it. `torch-inductor-cuda` has never been run.",
+        "way to convert it. What runs on GPUs is not in it: there is none where this page is made.",
     )
 
 

@@ -32,20 +32,7 @@ def onnxruntime_cpu(version: str, facts: Mapping[str, Any]) -> list[Condition]:
     The layouts of `hardware_layout` have blocks of 16 channels where there is AVX-512 and of 8 elsewhere (MLAS,
     `MlasNchwcGetBlockSize`), and the weights were laid out for it when the engine was built: it goes wrong in both directions.
     """
-    needed = [
-        at_least(
-            "package:onnxruntime",
-            _minor(version),
-            "no",
-            "it may hold operators, or a form of the file, that came with the version that built it",
-        ),
-        at_most(
-            "package:onnxruntime",
-            _minor(version),
-            "unproved",
-            "later versions read standard ONNX, and may change the operators of ONNX Runtime's own that it was fused into",
-        ),
-    ]
+    needed = _onnxruntime(version)
     if facts.get("hardware_layout"):
         needed.append(_architecture("no", "its weights are laid out for this kind of processor"))
         if platform.machine() in X86:
@@ -63,21 +50,7 @@ def onnxruntime_gpu(version: str, capability: str, *, compiled: bool) -> list[Co
             same_minor("package:onnxruntime", version, "no", "its engines follow ONNX Runtime's TensorRT"),
             equal("compute_capability", capability, "no", why),
         ]
-    return [
-        at_least(
-            "package:onnxruntime",
-            _minor(version),
-            "no",
-            "it may hold operators, or a form of the file, that came with the version that built it",
-        ),
-        at_most(
-            "package:onnxruntime",
-            _minor(version),
-            "unproved",
-            "later versions may change the operators of ONNX Runtime's own that it was fused into",
-        ),
-        _gpu(capability),
-    ]
+    return [*_onnxruntime(version), _gpu(capability)]
 
 
 def openvino_cpu(
@@ -150,6 +123,24 @@ def compiled_code(version: str, threads: int | None, capability: str | None) -> 
         why = "its loops are shared among so many threads, however many processors there are"
         needed.append(at_least("processors", threads, "slow", why))
     return needed
+
+
+def _onnxruntime(version: str) -> list[Condition]:
+    """Of a graph that ONNX Runtime saved after its own optimizations."""
+    return [
+        at_least(
+            "package:onnxruntime",
+            _minor(version),
+            "no",
+            "it may hold operators, or a form of the file, that came with the version that built it",
+        ),
+        at_most(
+            "package:onnxruntime",
+            _minor(version),
+            "unproved",
+            "later versions read standard ONNX, and may change the operators of ONNX Runtime's own that it was fused into",
+        ),
+    ]
 
 
 def _architecture(otherwise: Any, why: str) -> Condition:

@@ -1,5 +1,7 @@
 """ONNX Runtime on GPUs: sessions that never fall back in silence, tensors bound to the GPU, and which nodes run where."""
 
+import platform
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
+from onnxruntime import GraphOptimizationLevel, InferenceSession, IOBinding, OrtValue, SessionOptions
 
+from app.catalog.runtime_params.onnxruntime import OnnxRuntimeGpuParams
+from app.catalog.spec import Params, RuntimeSpec
 from app.errors import InvalidParams, SignatureMismatch, Unavailable, UnsupportedOperator
+from workers.distributions import versions_of
+from workers.gpu import compute_capability
+from workers.model_handle import ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain, refused
-from workers.runtimes.base import Feeds
-from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime
+from workers.runtimes import conditions
+from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
+from workers.runtimes.onnxruntime_coverage import coverage
+from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime, silent_options
 
 CPU = "CPUExecutionProvider"
 NAMED = 10  # nodes on the CPU that are named; all are counted
@@ -112,9 +121,14 @@ class BoundOnnxRuntime(LoadedOnnxRuntime):
         self._outputs: dict[str, OrtValue] = {}
         self._shapes = {entry["name"]: (entry["dtype"], entry["shape"]) for entry in self.inputs}
         if fixed:
-            self._outputs = {entry["name"]: self._allocated(entry) for entry in self.outputs}
-            for entry in self.inputs:
-                self._allocated(entry)
+            for entry in (*self.inputs, *self.outputs):
+                _check_fixed(entry)
+            self._outputs = {
+                entry["name"]: OrtValue.ortvalue_from_shape_and_type(
+                    entry["shape"], np.dtype(entry["dtype"]), "cuda", 0
+                )
+                for entry in self.outputs
+            }
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name. Raises as `LoadedOnnxRuntime.run`."""
@@ -157,14 +171,77 @@ class BoundOnnxRuntime(LoadedOnnxRuntime):
             held.update_inplace(given)
         return held
 
-    def _allocated(self, entry: Mapping[str, Any]) -> OrtValue:
-        if not all(isinstance(dim, int) for dim in entry["shape"]):
-            raise InvalidParams(
-                f"{entry['name']!r} has a free dimension {entry['shape']}, and a CUDA graph needs fixed sizes",
-                param="cuda_graph",
-                hint="put the pass `set-shapes` into the recipe, or leave cuda_graph out",
-            )
-        return OrtValue.ortvalue_from_shape_and_type(entry["shape"], np.dtype(entry["dtype"]), "cuda", 0)
+
+class OnnxRuntimeGpu(ABC):
+    """What the runtimes of ONNX Runtime on NVIDIA GPUs have in common; see `base.Runtime`."""
+
+    spec: RuntimeSpec
+    compiled: bool  # whether an engine holds code for one kind of GPU
+
+    @abstractmethod
+    def build(self, model: ModelHandle, params: Params, out: Path) -> Engine:
+        """See `base.Runtime.build`."""
+
+    @abstractmethod
+    def providers(self, params: Params) -> list[Provider]:
+        """The providers with their options, the wanted one first."""
+
+    def built(
+        self, model: ModelHandle, options: SessionOptions, params: OnnxRuntimeGpuParams
+    ) -> dict[str, Any]:
+        """Make a session whose options save the engine; facts: those of `placement`, and `compute_capability`.
+
+        Raises:
+            Unavailable: there is no GPU or no such provider here.
+            UnsupportedOperator, InvalidModel: ONNX Runtime refuses the model, or nodes would run on the CPU and may not.
+        """
+        capability = compute_capability()
+        options.add_session_config_entry(RECORD, "1")
+        found = placement(gpu_session(model.path, options, self.providers(params), "building"))
+        check_placement(found, refuse=params.cpu_nodes == "refuse")
+        return {**found, "hardware_layout": False, "compute_capability": capability}
+
+    def load(self, engine: Engine, params: Params) -> LoadedEngine:
+        """The engine in memory of the GPU. Raises as `gpu_session`, and InvalidParams as `BoundOnnxRuntime`."""
+        assert isinstance(params, OnnxRuntimeGpuParams)
+        options = silent_options()
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = gpu_session(engine.path, options, self.providers(params), "loading")
+        return BoundOnnxRuntime(session, fixed=params.cuda_graph)
+
+    def validity(self, engine: Engine, params: Params) -> dict[str, Any]:
+        """Where the engine is valid: {runtime, version, device, architecture, cpu_features, compute_capability, conditions,
+        inputs}."""
+        capability = engine.facts["compute_capability"]
+        return {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "device": self.spec.device,
+            "architecture": platform.machine(),
+            "cpu_features": [],
+            "compute_capability": capability,
+            "conditions": conditions.listed(
+                conditions.onnxruntime_gpu(onnxruntime.__version__, capability, compiled=self.compiled)
+            ),
+            "inputs": self.load(engine, params).inputs,
+        }
+
+    def coverage(self, model: ModelHandle) -> Coverage:
+        """What ONNX Runtime runs at all: nodes without a kernel on the GPU run on the CPU."""
+        return coverage(model)
+
+    def versions(self) -> Mapping[str, str]:
+        """Distributions that matter for results."""
+        return versions_of(self.spec.packages)
+
+
+def _check_fixed(entry: Mapping[str, Any]) -> None:
+    if not all(isinstance(dim, int) for dim in entry["shape"]):
+        raise InvalidParams(
+            f"{entry['name']!r} has a free dimension {entry['shape']}, and a CUDA graph needs fixed sizes",
+            param="cuda_graph",
+            hint="put the pass `set-shapes` into the recipe, or leave cuda_graph out",
+        )
 
 
 def _missing(text: str, stage: str) -> Unavailable:

@@ -66,12 +66,29 @@ class OnnxRuntimeCpuParams(Params):
     )
 
 
-class OnnxRuntimeCudaParams(Params):
+class OnnxRuntimeGpuParams(Params):
+    """What every provider for NVIDIA GPUs is asked."""
+
+    cuda_graph: bool = Field(
+        default=False,
+        description=(
+            "Record the first run and replay it: saves the cost of launching each kernel, which bounds small networks. Needs "
+            "fixed sizes (pass `set-shapes`) and every node on the GPU."
+        ),
+    )
+    cpu_nodes: Literal["report", "refuse"] = Field(
+        default="report",
+        description="What to do where a node would run on the CPU: say so in the result, or fail.",
+    )
+
+
+class OnnxRuntimeCudaParams(OnnxRuntimeGpuParams):
     """ONNX Runtime's CUDA execution provider. The engine is the graph after ONNX Runtime's own optimizations for it.
 
     Inputs and outputs are bound to memory of the GPU; what is timed includes copying them there and back. Nodes that the
     provider has no kernel for run on the CPU, with copies before and after: the engine's facts count and name them, and
     `cpu_nodes=refuse` makes them an error. A provider that cannot be made at all is an error always, never the CPU.
+    Not yet run on a GPU by its makers.
 
     Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html and
     https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html.
@@ -88,13 +105,6 @@ class OnnxRuntimeCudaParams(Params):
             "to about three digits. The baseline is computed without."
         ),
     )
-    cuda_graph: bool = Field(
-        default=False,
-        description=(
-            "Record the first run and replay it: saves the cost of launching each kernel, which bounds small networks. Needs "
-            "fixed sizes (pass `set-shapes`) and every node on the GPU."
-        ),
-    )
     conv_algorithms: Literal["exhaustive", "heuristic", "default"] = Field(
         default="exhaustive",
         description="How cuDNN chooses an algorithm for each convolution and shape: by timing all, by rules, or its first one.",
@@ -103,16 +113,12 @@ class OnnxRuntimeCudaParams(Params):
         default=False,
         description="Channels last in convolutions: what tensor cores want in fp16, at the cost of transposing.",
     )
-    cpu_nodes: Literal["report", "refuse"] = Field(
-        default="report",
-        description="What to do where a node would run on the CPU: say so in the result, or fail.",
-    )
     gpu_memory_limit_bytes: int = Field(
         default=0, ge=0, description="Most memory of the GPU that tensors may take, in bytes. 0: no limit."
     )
 
 
-class OnnxRuntimeTensorRtParams(Params):
+class OnnxRuntimeTensorRtParams(OnnxRuntimeGpuParams):
     """ONNX Runtime's TensorRT execution provider: parts of the graph that TensorRT takes become engines of it, others run on CUDA.
 
     The engine is an ONNX file that holds what TensorRT built (an EPContext node), and so belongs to one GPU architecture and
@@ -131,10 +137,6 @@ class OnnxRuntimeTensorRtParams(Params):
         le=5,
         description="How long TensorRT searches for fast kernels: 0 quickest, 5 longest.",
     )
-    cuda_graph: bool = Field(
-        default=False,
-        description="Record the first run and replay it. Needs fixed sizes and every node in TensorRT.",
-    )
     min_shapes: dict[str, list[Size]] = Field(
         default_factory=dict,
         description="By input: its smallest shape. All three of min, opt and max, or none.",
@@ -144,8 +146,4 @@ class OnnxRuntimeTensorRtParams(Params):
     )
     max_shapes: dict[str, list[Size]] = Field(
         default_factory=dict, description="By input: its largest shape."
-    )
-    cpu_nodes: Literal["report", "refuse"] = Field(
-        default="report",
-        description="What to do where a node would run on the CPU: say so in the result, or fail.",
     )
