@@ -26,6 +26,9 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", help="The service. Default: BURNISH_URL, else what the last `burnish up` wrote."),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Unpack into a directory that holds other things too.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for programs.")]
 
 

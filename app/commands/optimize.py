@@ -16,6 +16,7 @@ from app.commands.common import (
     INTERRUPTED,
     USAGE,
     Failure,
+    ForceOption,
     JsonOption,
     UrlOption,
     connect,
@@ -102,9 +103,7 @@ def optimize(
         Path | None,
         typer.Option("-o", "--out", help="Where to unpack the engine (several targets: a folder each)."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Unpack into a directory that holds other things too.")
-    ] = False,
+    force: ForceOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from app.commands.common import (
     FAILED,
     USAGE,
     Failure,
+    ForceOption,
     JsonOption,
     UrlOption,
     connect,
@@ -40,9 +41,7 @@ def rebuild(
         bool, typer.Option("--allow-unmeasured", help="Take an engine that cannot run where it is built.")
     ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to unpack the engine.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Unpack into a directory that holds other things too.")
-    ] = False,
+    force: ForceOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
