@@ -1,15 +1,10 @@
-"""NVIDIA GPUs as `nvidia-smi` tells of them: which there are, and what they do now.
+"""NVIDIA GPUs as `nvidia-smi` tells of them: which there are, and what they do now."""
 
-A process sees those that CUDA_VISIBLE_DEVICES names, where it is set: give numbers, or the UUIDs that `nvidia-smi -L` prints.
-"""
-
-import os
-import subprocess
 from typing import Any
 
+from app.artifacts.nvidia import query
 from app.errors import OutOfMemory, Unavailable
 
-SECONDS = 20.0
 _FACTS = {
     "name": "name", "uuid": "uuid", "memory.total": "memory_mib", "driver_version": "driver",
     "compute_cap": "compute_capability",
@@ -22,7 +17,7 @@ _STATE = {
 
 def gpus() -> list[dict[str, str]]:
     """The GPUs of this machine {name, uuid, memory_mib, driver, compute_capability}; [] where there is none."""
-    return _query(_FACTS)
+    return query(_FACTS)
 
 
 def state() -> dict[str, Any] | None:
@@ -30,7 +25,7 @@ def state() -> dict[str, Any] | None:
 
     A field that the driver does not tell is None.
     """
-    found = _query(_STATE)
+    found = query(_STATE)
     return {name: _number(value) for name, value in found[0].items()} if found else None
 
 
@@ -76,24 +71,6 @@ def require_free(needed_bytes: int) -> None:
             stage="measuring",
             hint="free it (`nvidia-smi` lists who is on it), or use a GPU with more memory",
         )
-
-
-def _query(fields: dict[str, str]) -> list[dict[str, str]]:
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        if not visible or visible.startswith("-"):
-            return []
-        command.append(f"--id={visible}")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = (line.split(",") for line in done.stdout.strip().splitlines())
-    return [
-        dict(zip(fields.values(), (value.strip() for value in row), strict=True))
-        for row in rows
-        if len(row) == len(fields)
-    ]
 
 
 def _number(text: str) -> float | str | None:

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Any
 
 from app.artifacts.accelerators import accelerators
 from app.artifacts.envelope import Condition
+from app.artifacts.nvidia import query
 
 PACKAGE = "package:"
 VARIANTS = {  # distributions that give the same runtime; one condition stands for all of them
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
 }
-GPU_SECONDS = 20.0
-GPU_FIELDS = {"gpu": "name", "driver": "driver_version", "compute_capability": "compute_cap"}
+GPU_FIELDS = {"name": "gpu", "driver_version": "driver", "compute_cap": "compute_capability"}
 
 
 def this_machine(conditions: Sequence[Condition]) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def this_machine(conditions: Sequence[Condition]) -> dict[str, Any]:
     for name in (one.removeprefix(PACKAGE) for one in wanted if one.startswith(PACKAGE)):
         if (found := installed(name)) is not None:
             facts[f"{PACKAGE}{name}"] = found
-    if wanted & set(GPU_FIELDS):
+    if wanted & set(GPU_FIELDS.values()):
         facts |= gpu_facts()
     return facts
 
@@ -61,7 +59,7 @@ def of_worker(hardware: Mapping[str, Any], runtimes: Mapping[str, Any]) -> dict[
             "compute_capability": [gpu.get("compute_capability") for gpu in gpus],
         }
     elif gpus is not None:
-        facts |= {name: [] for name in GPU_FIELDS}
+        facts |= {name: [] for name in GPU_FIELDS.values()}
     for told in runtimes.values():
         for package, found in told.get("versions", {}).items():
             facts[f"{PACKAGE}{_stands_for(package)}"] = found
@@ -100,23 +98,8 @@ def cpu_facts(path: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 def gpu_facts() -> dict[str, list[str]]:
     """`gpu`, `driver` and `compute_capability`, one entry a GPU; empty lists where there is none that answers."""
-    command = shutil.which("nvidia-smi")
-    rows: list[list[str]] = []
-    if command is not None:
-        query = f"--query-gpu={','.join(GPU_FIELDS.values())}"
-        try:
-            done = subprocess.run(
-                [command, query, "--format=csv,noheader,nounits"],
-                capture_output=True,
-                text=True,
-                timeout=GPU_SECONDS,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return {name: [] for name in GPU_FIELDS}
-        rows = [[value.strip() for value in line.split(",")] for line in done.stdout.strip().splitlines()]
-    whole = [row for row in rows if len(row) == len(GPU_FIELDS)]
-    return {name: [row[index] for row in whole] for index, name in enumerate(GPU_FIELDS)}
+    found = query(GPU_FIELDS)
+    return {name: [one[name] for one in found] for name in GPU_FIELDS.values()}
 
 
 def _stands_for(package: str) -> str:

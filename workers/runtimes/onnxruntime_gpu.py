@@ -13,15 +13,15 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, IOBinding, Ort
 
 from app.catalog.runtime_params.onnxruntime import OnnxRuntimeGpuParams
 from app.catalog.spec import Params, RuntimeSpec
-from app.errors import InvalidParams, SignatureMismatch, Unavailable, UnsupportedOperator
+from app.errors import InvalidParams, Unavailable, UnsupportedOperator
 from workers.distributions import versions_of
 from workers.gpu import compute_capability
 from workers.model_handle import ModelHandle
-from workers.onnx_errors import ORT_ERRORS, explain, refused
+from workers.onnx_errors import refused
 from workers.runtimes import conditions
 from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.onnxruntime_coverage import coverage
-from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime, silent_options
+from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime, refused_run, silent_options
 
 CPU = "CPUExecutionProvider"
 NAMED = 10  # nodes on the CPU that are named; all are counted
@@ -132,16 +132,10 @@ class BoundOnnxRuntime(LoadedOnnxRuntime):
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name. Raises as `LoadedOnnxRuntime.run`."""
-        try:
+        with refused_run():
             binding = self._bound(feeds)
             self._session.run_with_iobinding(binding)
             values = binding.copy_outputs_to_cpu()
-        except (ValueError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument) as error:
-            raise SignatureMismatch(
-                f"the engine does not take these inputs: {str(error)[:500]}", stage="running"
-            ) from error
-        except ORT_ERRORS as error:
-            raise explain(error, "running the engine", stage="running") from error
         return dict(zip(self._names, values, strict=True))
 
     def _bound(self, feeds: Feeds) -> IOBinding:

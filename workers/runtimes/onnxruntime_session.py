@@ -1,5 +1,7 @@
 """ONNX Runtime's sessions: an optimized graph saved as an engine, and an engine that is ready to run, whatever the provider."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +67,22 @@ class LoadedOnnxRuntime:
             SignatureMismatch: names, types or shapes of the feeds are not the engine's.
             InvalidModel, OutOfMemory: the engine fails on these inputs.
         """
-        try:
+        with refused_run():
             values = self._session.run(self._names, feeds)
-        except (ValueError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument) as error:
-            raise SignatureMismatch(
-                f"the engine does not take these inputs: {str(error)[:500]}", stage="running"
-            ) from error
-        except ORT_ERRORS as error:
-            raise explain(error, "running the engine", stage="running") from error
         return dict(zip(self._names, values, strict=True))
+
+
+@contextmanager
+def refused_run() -> Iterator[None]:
+    """Turn what a session raises for its feeds into ours. Raises as `LoadedOnnxRuntime.run`."""
+    try:
+        yield
+    except (ValueError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument) as error:
+        raise SignatureMismatch(
+            f"the engine does not take these inputs: {str(error)[:500]}", stage="running"
+        ) from error
+    except ORT_ERRORS as error:
+        raise explain(error, "running the engine", stage="running") from error
 
 
 def silent_options() -> SessionOptions:
