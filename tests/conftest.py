@@ -1,5 +1,6 @@
 """What every test may ask for: real servers, and a Burnish of its own on a fresh data directory."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,14 @@ def _turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     alone = request.node.get_closest_marker("alone") is not None
     with turn(tmp_path_factory.getbasetemp().parent, alone=alone):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays() -> None:
+    """What is there when a file's tests begin mostly stays: a collection of all that torch and others have made takes
+    seconds, and libraries ask for one again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
