@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from app.storage import TreeFile, tree_text
 from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 
 ENTRY = "model.onnx"
@@ -35,6 +34,8 @@ def save_onnx(model: onnx.ModelProto, out: Path, *, limit_bytes: int = PROTOBUF_
 
 def tree_digest(root: Path) -> str:
     """The digest that `storage.put_tree` gives the files below a folder."""
+    from app.storage import TreeFile, tree_text  # it brings the settings: every launch of an engine would read them
+
     entries = [
         TreeFile(path.relative_to(root).as_posix(), file_digest(path))
         for path in root.rglob("*")
