@@ -30,6 +30,11 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
+def fault(message: str) -> str:
+    """What pydantic says of a field; of a validator of ours its own sentence alone."""
+    return message.removeprefix("Value error, ")
+
+
 def _cut(text: str, most: int) -> str:
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -26,6 +26,7 @@ from app.catalog.spec import (
     need_text,
 )
 from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
+from app.text import fault
 
 ERRORS_SHOWN = 20
 CONVERTIBLE = frozenset({"fp32", "fp16", "bf16"})  # what a conversion between formats keeps as it is
@@ -365,7 +366,7 @@ def _validated(params: type[Params], given: Mapping[str, Any], path: str) -> dic
         return params.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         errors = [
-            {"param": _path(path, item["loc"]), "detail": item["msg"]}
+            {"param": _path(path, item["loc"]), "detail": fault(item["msg"])}
             for item in error.errors(include_url=False, include_input=False)[:ERRORS_SHOWN]
         ]
         first = error.errors(include_url=False, include_input=False)[0]

@@ -121,13 +121,28 @@ def print_problem(problem: Mapping[str, Any], console: Console | None = None) ->
     for name in ("stage", "node", "param"):
         if problem.get(name):
             console.print(f"  [dim]{name}:[/] {escape(shown(problem[name]))}", soft_wrap=True)
-    for entry in (problem.get("errors") or [])[1:]:
-        where, what = entry.get("param", ""), entry.get("detail") or entry.get("message") or shown(entry)
+    for where, what in further_errors(problem):
         console.print(
             f"  [dim]also[/] {escape(shown(f'{where}: {what}' if where else what))}", soft_wrap=True
         )
     if problem.get("hint"):
         console.print(f"  [dim]hint:[/] {escape(shown(problem['hint']))}", soft_wrap=True)
+
+
+def further_errors(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(place, message) of the errors that the problem's own detail does not tell already; the place may be empty."""
+    told = str(problem.get("detail", ""))
+    shown_already = ("", problem.get("param"), problem.get("node"))
+    listed = []
+    for entry in problem.get("errors") or []:
+        where = next((str(entry[key]) for key in ("param", "path", "node") if entry.get(key)), "")
+        what = next(
+            (str(entry[key]) for key in ("detail", "message", "reason") if entry.get(key)), shown(entry)
+        )
+        if what in told and (where in shown_already or where in told or "code" in entry):
+            continue
+        listed.append((f"{where} ({entry['operator']})" if entry.get("operator") else where, what))
+    return listed
 
 
 def show_error(error: Exception) -> int:

@@ -18,6 +18,7 @@ from app.errors import BurnishError, InvalidParams, MalformedRequest, PayloadToo
 from app.http.problems import field_path, invalid_params
 from app.http.receiving import receive_into
 from app.storage import Blob, BlobWriter, get_storage
+from app.text import fault
 
 FILE_PART = "file"
 MAX_FIELD_BYTES = 64 * 1024
@@ -154,7 +155,7 @@ class _Parser(Generic[Fields]):
             return self._schema.model_validate(values)
         except ValidationError as error:
             raise invalid_params(
-                [(field_path(item["loc"]), item["msg"]) for item in error.errors()]
+                [(field_path(item["loc"]), fault(item["msg"])) for item in error.errors()]
             ) from error
 
     def _on_part_begin(self) -> None:

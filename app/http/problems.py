@@ -29,6 +29,7 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from app.text import fault
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
@@ -133,7 +134,7 @@ def invalid_params(errors: list[tuple[str, str]]) -> InvalidParams:
 def _invalid_params(error: RequestValidationError) -> InvalidParams:
     found = []
     for item in error.errors():
-        message = item["msg"]
+        message = fault(item["msg"])
         if item["type"] == "json_invalid":
             message = f"not JSON: {item['ctx']['error']} at character {item['loc'][-1]}"
             found.append(("", message))

@@ -95,7 +95,7 @@ def read_signature(texts: list[str]) -> Signature:
 def _read_tensor(text: str) -> Tensor:
     parts = text.rsplit(":", 2)  # names may hold colons, as TensorFlow's do
     if len(parts) != 3:
-        raise ValueError(f"{text!r} is not NAME:DTYPE:DIM,DIM…")
+        raise ValueError(f"{text!r} is not NAME:DTYPE:DIM,DIM… as in x:float32:batch,3,224,224")
     name, dtype, dims = parts
     shape = [_read_dim(dim.strip()) for dim in dims.split(",")] if dims.strip() else []
     return TypeAdapter(Tensor).validate_python({"name": name, "dtype": dtype, "shape": shape})

@@ -17,6 +17,7 @@ from app.db import transaction
 from app.http.multipart import FILE_PART, Fields, receive_form
 from app.http.problems import field_path, invalid_params
 from app.storage import Blob
+from app.text import fault
 from app.uploads import service
 
 
@@ -104,4 +105,6 @@ def _read(body: bytes, schema: type[Fields]) -> Fields:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise invalid_params([(field_path(item["loc"]), item["msg"]) for item in error.errors()]) from error
+        raise invalid_params(
+            [(field_path(item["loc"]), fault(item["msg"])) for item in error.errors()]
+        ) from error

@@ -72,6 +72,13 @@ def test_a_model_is_stored_under_its_digest(api: TestClient) -> None:
     assert api.get(response.headers["location"]).json() == body
 
 
+def test_a_signature_of_another_form_is_refused_with_the_form(api_sqlite: TestClient) -> None:
+    response = api_sqlite.post("/v1/models", files={"file": ("m", b"abc")}, data={"signature": "x"})
+    assert response.json()["detail"] == (
+        "signature: 'x' is not NAME:DTYPE:DIM,DIM… as in x:float32:batch,3,224,224"
+    )
+
+
 def test_a_signature_as_json(api_sqlite: TestClient) -> None:
     signature = {"inputs": [{"name": "x", "dtype": "float32", "shape": [None, 3]}], "outputs": []}
     response = api_sqlite.post(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.commands.common import print_problem
 from app.commands.tables import bytes_text, ms_text, named_by_target, print_result, targets_table
 
 
@@ -130,3 +131,54 @@ def test_several_targets_are_one_table(result: dict[str, Any]) -> None:
     (second,) = [line for line in lines if "onnxruntime-cpu-2" in line]
     assert "succeeded" in second
     assert "×" in second
+
+
+def problem_text(problem: dict[str, Any]) -> str:
+    out = io.StringIO()
+    print_problem(problem, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    """Each with what is wrong with it; the detail counts them alone."""
+    text = problem_text(
+        {
+            "title": "The model is not valid",
+            "detail": "the weights are not those of resnet10: 1 missing, 1 of another shape",
+            "errors": [
+                {"path": "conv.weight", "message": "missing"},
+                {"path": "fc.bias", "message": "is [7], must be [10]"},
+            ],
+        }
+    )
+    assert "also conv.weight: missing\n" in text
+    assert "also fc.bias: is [7], must be [10]\n" in text
+
+
+def test_nodes_are_named_with_their_operator() -> None:
+    """The first stands in the problem itself."""
+    reason = "the type complex64"
+    text = problem_text(
+        {
+            "title": "An operator is not supported",
+            "detail": f"openvino-cpu cannot run 2 of the model's 9 nodes; the first: {reason}",
+            "node": "first",
+            "errors": [
+                {"node": "first", "operator": "STFT", "detail": reason},
+                {"node": "second", "operator": "DFT", "detail": reason},
+            ],
+        }
+    )
+    assert text.count("also") == 1
+    assert f"also second (DFT): {reason}\n" in text
+
+
+def test_what_the_detail_tells_is_not_told_again() -> None:
+    """Fields of a request, and the problem that a refusal quotes."""
+    first = {"path": "targets[0].params.threads", "message": "must be above 0"}
+    second = {"path": "name", "message": "is too long"}
+    fields = {"detail": f"{first['path']}: {first['message']}, and 1 more", "errors": [first, second]}
+    assert problem_text(fields).count("also") == 1
+    quoted = {"code": "invalid_model", "param": "signature", "detail": "it has no output"}
+    rejected = {"detail": "the model mdl_1 was rejected: it has no output", "errors": [quoted]}
+    assert "also" not in problem_text(rejected)
