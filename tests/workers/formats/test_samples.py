@@ -9,7 +9,7 @@ import pytest
 from app.errors import SignatureMismatch
 from workers.assignment import DatasetFiles
 from workers.context import Samples
-from workers.samples import FREE_DIMENSION, is_batched, open_samples, synthetic_samples
+from workers.samples import FREE_DIMENSION, TOKEN_IDS, is_batched, open_samples, synthetic_samples
 
 
 def signature(**inputs: tuple[str, list[Any]]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def test_values_fit_what_inputs_of_that_name_take() -> None:
         assert values[entry["name"]].dtype == np.dtype(entry["dtype"])
         assert values[entry["name"]].shape == (40, 50)
     assert values["input_ids"].min() >= 0
-    assert 90 < values["input_ids"].max() < 100
+    assert set(values["input_ids"].ravel()) == set(range(TOKEN_IDS))
     assert set(values["attention_mask"].ravel()) == {1}
     assert set(values["token_type_ids"].ravel()) == {0}
     assert set(values["other"].ravel()) == set(values["byte"].ravel()) == {0, 1}

@@ -94,6 +94,13 @@ def test_positions_behind_a_padding_row_are_not_counted(tmp_path: Path) -> None:
     assert opened(saved(roberta(), tmp_path)).facts["limits"] == {"sequence": 128}
 
 
+def test_a_vocabulary_of_a_few_letters(tmp_path: Path) -> None:
+    """Models of proteins and of DNA have such: generated tokens must be in it."""
+    small = bert("BertForSequenceClassification")
+    small.resize_token_embeddings(9)
+    assert opened(saved(small, tmp_path)).outputs[0]["name"] == "logits"
+
+
 def test_a_sharded_model_in_half_precision(tmp_path: Path) -> None:
     original = bert("BertModel").half()
     original.save_pretrained(tmp_path, max_shard_size="20KB")
