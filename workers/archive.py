@@ -122,6 +122,10 @@ def open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
     Raises:
         zipfile.BadZipFile: it is no zip, or members share bytes.
     """
+    if not zipfile.is_zipfile(file):
+        raise zipfile.BadZipFile(
+            "it has no list of members at its end: it was cut short on its way, or is no zip"
+        )
     with zipfile.ZipFile(file) as archive:
         members = sorted(archive.infolist(), key=lambda info: info.header_offset)
         starts = [*(info.header_offset for info in members[1:]), archive.start_dir]

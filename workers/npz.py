@@ -21,6 +21,7 @@ from workers.archive import is_damage, open_zip
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
 _SAVE_AGAIN = "write it again with numpy.savez or numpy.savez_compressed"
+_NPY_HEAD = b"\x93NUMPY"
 _MOST_ARRAYS = 1000
 _MOST_AXES = 64  # numpy's own bound
 _MOST_NAME_CHARS = 255
@@ -56,6 +57,12 @@ def read_headers(path: Path) -> list[ArrayHeader]:
     Raises:
         InvalidDataset: the file is no `.npz`, or an array cannot be read row by row without running code.
     """
+    with path.open("rb") as stream:
+        if stream.read(len(_NPY_HEAD)) == _NPY_HEAD:
+            raise InvalidDataset(
+                "the file is an .npy: one array, and no word on which input it is for",
+                hint="name it: `numpy.savez('data.npz', INPUT=numpy.load('data.npy'))`, where INPUT is the model's name for it",
+            )
     with _damage_named("the file is not a readable .npz archive"), open_zip(path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
         if len(members) > _MOST_ARRAYS:

@@ -1,5 +1,6 @@
 """What an uploaded file is, found by its content, never by its name."""
 
+import codecs
 import pickletools
 from pathlib import Path
 
@@ -13,6 +14,16 @@ EXPORT_HINT = (
     "Or as ONNX: `torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)`"
 )
 _HEAD_BYTES = 4096
+_KNOWN = {
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"GIF8": "a GIF image",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program or library (ELF)",
+    b"GGUF": "a GGUF model of llama.cpp",
+    b"\x93NUMPY": "a numpy array",
+}
+_TAKEN = "`burnish formats` and `GET /v1/formats` say what is"
 _PICKLE_INSTRUCTIONS = 4  # in a row: no other file reads as these by chance
 
 
@@ -37,6 +48,10 @@ def refusal(file: Path) -> BurnishError | None:
         )
     if head.lstrip()[:1] in (b"{", b"<"):
         return _unsupported("text (JSON or XML)", "save the model in a binary form: `.pt2`, or ONNX")
+    if (found := next((what for start, what in _KNOWN.items() if head.startswith(start)), None)) is not None:
+        return _unsupported(found, _TAKEN)
+    if _is_text(head):
+        return _unsupported("text", _TAKEN)
     return None
 
 
@@ -48,7 +63,21 @@ def _refused_zip(file: Path) -> BurnishError | None:
             "the file is a PyTorch pickle of more than weights, which runs code when it is loaded",
             hint=EXPORT_HINT,
         )
+    if names and all(name.endswith(".npy") for name in names):
+        return UnsupportedFormat(
+            "the file holds numpy arrays (.npz): it is a dataset, not a model",
+            hint="upload it as one: `burnish datasets upload`, or `--dataset` and `--evaluate` of `burnish optimize`",
+        )
     return None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether it reads as text: nothing in it steers a terminal. ONNX begins with a number that does."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _is_pickle(head: bytes) -> bool:

@@ -82,11 +82,14 @@ def read(root: Path, entry: str) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False, format="protobuf")
     except DecodeError as error:
         raise InvalidModel(
-            f"the file is no ONNX model: {error}",
-            hint="upload a .onnx file, or a .zip or .tar with its external weights",
+            f"the file is an ONNX model that was cut short or damaged, or nothing that is taken: {error}",
+            hint="compare its size with the original's, and upload it again; `burnish formats` says what is taken",
         ) from error
     if not model.HasField("graph") or not model.opset_import:
-        raise InvalidModel("the file is no ONNX model: it has no graph or no opset")
+        raise InvalidModel(
+            "the file is no ONNX model: it has no graph or no opset",
+            hint="`burnish formats` says what is taken",
+        )
     return model
 
 

@@ -44,6 +44,7 @@ class Transformers:
 
         Raises:
             UnsupportedFormat: the weights are pickles or an adapter's, or there are several models.
+            InvalidModel: there are no weights, nor another model.
         """
         folders = [file.parent for file in sorted(root.rglob(_CONFIG)) if _is_config(file)]
         found = [folder for folder in folders if any(folder.glob("*.safetensors"))]
@@ -56,6 +57,11 @@ class Transformers:
             return (found[0] / _CONFIG).relative_to(root).as_posix()
         for folder in folders:
             _refuse_pickles(folder)
+        if folders and all(map(_is_no_model, (path for path in root.rglob("*") if path.is_file()))):
+            raise InvalidModel(
+                "the archive holds the configuration of a transformers model, and no weights",
+                hint=f"pack `model.safetensors` beside `config.json`; {SAVE_AGAIN}",
+            )
         return None
 
     def open(self, source: Source) -> "OpenedTorch":
@@ -163,6 +169,11 @@ def _adapter() -> UnsupportedFormat:
         "the folder holds an adapter, not the model that it adapts",
         hint="merge it: `model.merge_and_unload().save_pretrained(folder)`",
     )
+
+
+def _is_no_model(file: Path) -> bool:
+    """Whether a file is one that lies beside weights, and holds none."""
+    return file.name in _COMPANIONS or file.suffix in (".json", ".md", ".txt", ".py")
 
 
 def _is_config(file: Path) -> bool:

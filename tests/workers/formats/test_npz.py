@@ -143,8 +143,15 @@ def test_damage_is_the_files_fault(
     assert refused > 100
 
 
+def test_one_array_is_told_to_be_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.ones((2, 3)))
+    with pytest.raises(InvalidDataset, match="one array") as caught:
+        described(tmp_path / "d.npy")
+    assert "numpy.savez" in str(caught.value.hint)
+
+
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
-    for data in (b"", b"x,y\n1,2\n", b"\x93NUMPY"):
+    for data in (b"", b"x,y\n1,2\n"):
         (tmp_path / "d").write_bytes(data)
         with pytest.raises(InvalidDataset, match="npz"):
             described(tmp_path / "d")

@@ -87,11 +87,12 @@ def test_known_single_files_are_named_with_a_way_out(content: bytes, found: str,
 
 def test_a_dataset_is_no_model(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.ones((2, 3)))
-    with pytest.raises(UnsupportedFormat, match=r"no \.onnx file"):
+    with pytest.raises(UnsupportedFormat, match="a dataset, not a model") as caught:
         inspected(tmp_path / "d.npz")
+    assert "burnish datasets upload" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"ir_version: 8\ngraph {}", bytes(range(256)) * 4])
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, bytes(range(256)) * 4])
 def test_what_nobody_knows_is_no_valid_model(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
@@ -118,3 +119,33 @@ def test_bytes_of_an_archive_at_the_end_of_a_model_change_nothing(tmp_path: Path
     file.write_bytes(model.SerializeToString())
     assert zipfile.is_zipfile(file)
     assert inspected(file)["facts"]["operators"] == {"Identity": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "hint"),
+    [
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(100), "JPEG", "burnish formats"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG", "burnish formats"),
+        (b"GGUF\x03" + bytes(100), "GGUF", "burnish formats"),
+        ("Größen der Schichten\n".encode() * 300, "text", "burnish formats"),
+        (b"ir_version: 8\ngraph {}", "text", "burnish formats"),
+    ],
+    ids=["jpeg", "png", "gguf", "text", "short text"],
+)
+def test_what_is_no_model_is_called_what_it_is(content: bytes, named: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(UnsupportedFormat, match=named) as caught:
+        inspected(tmp_path / "model.onnx")
+    assert hint in str(caught.value.hint)
+
+
+def test_files_that_were_cut_short_say_so(tmp_path: Path) -> None:
+    whole = linear().SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidModel, match="cut short") as caught:
+        inspected(tmp_path / "model.onnx")
+    assert "compare its size" in str(caught.value.hint)
+    archive = zipped(tmp_path / "whole.zip", [("model.onnx", whole)]).read_bytes()
+    (tmp_path / "part.zip").write_bytes(archive[: len(archive) - 30])
+    with pytest.raises(InvalidModel, match="cut short"):
+        inspected(tmp_path / "part.zip")

@@ -163,3 +163,12 @@ def test_several_models_are_refused(tmp_path: Path) -> None:
         saved(bert("BertModel"), tmp_path / name)
     with pytest.raises(UnsupportedFormat, match="one, two"):
         Transformers().find_entry(tmp_path)
+
+
+def test_a_configuration_without_weights_is_told_what_is_missing(tmp_path: Path) -> None:
+    folder = saved(bert("BertModel"), tmp_path / "net")
+    (folder / "model.safetensors").unlink()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+    with pytest.raises(InvalidModel, match="no weights") as error:
+        Transformers().find_entry(folder)
+    assert "model.safetensors" in str(error.value.hint)
