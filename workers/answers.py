@@ -202,8 +202,7 @@ class Answers:
     def _lookup(self, asked: Lookup) -> None:
         self._child.wait_for_us()
         found = self._hold.write(lambda session: self._find(session, asked.key))
-        root = self._scratch.parent / "cached" / asked.key
-        if found and self._lay_out(found["digest"], root):
+        if found and (root := self._lay_out(found["digest"])):
             self._child.answer(found=True, root=str(root), **found)
         else:
             self._child.answer(found=False)
@@ -229,18 +228,20 @@ class Answers:
         )
         return {"digest": row.digest, "facts": row.facts, "seconds": row.seconds}
 
-    def _lay_out(self, digest: str, root: Path) -> bool:
+    def _lay_out(self, digest: str) -> Path | None:
+        """The folder of a stored tree, by its digest: what a key names may be stored anew meanwhile. None: it is gone."""
+        root = self._scratch.parent / "cached" / digest
         if root.exists():
-            return True
+            return root
         partial = root.with_suffix(".partial")
         try:
             get_storage().materialize(digest, partial)
         except (NotFound, FileNotFoundError):
             # its files were removed before or meanwhile: the step is done again, and stored again
             shutil.rmtree(partial, ignore_errors=True)
-            return False
+            return None
         partial.rename(root)
-        return True
+        return root
 
     def _store(self, step: Store) -> None:
         self._child.wait_for_us()

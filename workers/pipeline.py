@@ -21,6 +21,7 @@ from workers.formats import onnx
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
+from workers.memory import StepMemory
 from workers.model_handle import ModelHandle
 from workers.result import shape_result
 from workers.runtimes.base import Engine, Reporting
@@ -253,7 +254,8 @@ def build_engine(
 
     def work(out: Path) -> dict[str, Any]:
         if isinstance(implementation, Reporting):
-            engine = implementation.build_reporting(model, params, out, attempt.report(name))
+            memory = StepMemory(attempt.supervisor, attempt.assignment.scratch)
+            engine = implementation.build_reporting(model, params, out, attempt.report(name), memory)
         else:
             engine = implementation.build(model, params, out)
         return {"entry": engine.entry, "engine": engine.facts}

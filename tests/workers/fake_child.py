@@ -50,6 +50,20 @@ class FakeChild:
             assert (Path(kept["root"]) / "file").read_text() == f"{name}\n"
         self.pipe.tell("step", **{**fields, "status": "done", "cached": hit["found"], "seconds": 0.5})
 
+    def remember(self, cause: str, text: str) -> None:
+        """What later builds may recall."""
+        from workers.memory import StepMemory
+
+        StepMemory(self.pipe, self.scratch).remember("notes", {"of": cause}, text.encode())
+
+    def recall(self, cause: str, path: str) -> None:
+        """Add a line with what is remembered."""
+        from workers.memory import StepMemory
+
+        found = StepMemory(self.pipe, self.scratch).recall("notes", {"of": cause})
+        with open(path, "a") as file:
+            file.write(f"{None if found is None else found.decode()}\n")
+
     def mark(self, path: str) -> None:
         with open(path, "a") as file:
             file.write(f"{os.getpid()}\n")

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from app.catalog.spec import Params
+from workers.memory import Memory
 from workers.model_handle import ModelHandle
 
 Feeds = dict[str, np.ndarray]
@@ -142,12 +143,18 @@ class AheadOfTime(Protocol):
 
 @runtime_checkable
 class Reporting(Protocol):
-    """A runtime that tells how far a build is."""
+    """A runtime that tells how far a build is, and may learn from builds before it."""
 
     def build_reporting(
-        self, model: ModelHandle, params: Params, out: Path, report: Callable[[int, int, str], None]
+        self,
+        model: ModelHandle,
+        params: Params,
+        out: Path,
+        report: Callable[[int, int, str], None],
+        memory: Memory | None = None,
     ) -> Engine:
-        """As `build`; `report` gets steps done, steps in all (0: nobody knows) and what is being done."""
+        """As `build`; `report` gets steps done, steps in all (0: nobody knows) and what is being done. `memory`: what later
+        builds may know of this one."""
         ...
 
 

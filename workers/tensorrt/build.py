@@ -6,9 +6,10 @@ from typing import Any
 from app.catalog.runtime_params.tensorrt import TensorRtParams, TensorRtRtxParams
 from app.errors import InvalidParams, Unavailable
 from workers.gpu import gpus
+from workers.memory import Memory
 from workers.model_handle import ModelHandle
 from workers.onnx_nodes import nodes_of
-from workers.tensorrt import precision, profiles, rtx
+from workers.tensorrt import precision, profiles, rtx, timings
 from workers.tensorrt.failure import build_failure
 from workers.tensorrt.library import Library
 from workers.tensorrt.logger import complaints, listen, warnings
@@ -28,9 +29,15 @@ Params = TensorRtParams | TensorRtRtxParams
 
 
 def build_plan(
-    library: Library, model: ModelHandle, params: Params, out: Path, report: Report
+    library: Library,
+    model: ModelHandle,
+    params: Params,
+    out: Path,
+    report: Report,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
-    """Write `engine.plan` into `out`. Facts: `signature`, `profiles` [{input: [min, opt, max]}], `warnings` of the library.
+    """Write `engine.plan` into `out`. Facts: `signature`, `profiles` [{input: [min, opt, max]}], `library_warnings`, and
+    `timing_cache` (see `timings.keep`) where timings are kept.
 
     Raises:
         Unavailable: the library builds for the GPU of this machine, and there is none.
@@ -49,6 +56,9 @@ def build_plan(
     config = configure(library, parsed.builder, params, ranges)
     watching = monitor(library, report)  # the library does not keep it alive
     config.progress_monitor = watching
+    timed = None
+    if memory is not None and isinstance(params, TensorRtParams) and params.timing_cache:
+        timed = timings.attach(library, config, params, memory, heard)
     plan = parsed.builder.build_serialized_network(parsed.network, config)
     if plan is None:
         raise build_failure(complaints(heard), (node.name for node in nodes_of(proto)), library.runtime)
@@ -57,6 +67,7 @@ def build_plan(
         "signature": signature,
         "profiles": [{name: [list(shape) for shape in one] for name, one in each.items()} for each in ranges],
         "library_warnings": warnings(heard),
+        **({"timing_cache": timings.keep(config, timed, memory)} if timed and memory else {}),
     }
 
 

@@ -15,6 +15,7 @@ from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
 from workers.distributions import versions_of
 from workers.gpu import gpus
+from workers.memory import Memory
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Coverage, Engine, LoadedEngine
 from workers.tensorrt import inspect, parse
@@ -38,7 +39,9 @@ class TensorRtRuntime:
         """Build an engine. Raises as `build_reporting`."""
         return self.build_reporting(model, params, out, lambda done, total, message: None)
 
-    def build_reporting(self, model: ModelHandle, params: Params, out: Path, report: Report) -> Engine:
+    def build_reporting(
+        self, model: ModelHandle, params: Params, out: Path, report: Report, memory: Memory | None = None
+    ) -> Engine:
         """Build an engine. Facts: those of `network_facts` and `build.build_plan`, `compute_capabilities`, and where the engine
         can be loaded here `layer_report` (`inspect.report`) and `enqueue` (`LoadedTensorRt.enqueue_times`).
 
@@ -46,7 +49,7 @@ class TensorRtRuntime:
             Unavailable, InvalidParams, UnsupportedOperator, InvalidModel, OutOfMemory: see `build.build_plan`.
         """
         assert isinstance(params, TensorRtParams | TensorRtRtxParams)
-        facts = build_plan(library(self.name), model, params, out, report)
+        facts = build_plan(library(self.name), model, params, out, report, memory)
         (out / SIGNATURE).write_text(json.dumps(facts["signature"]))
         if params.strip:
             shutil.copytree(model.root, out / WEIGHTS_FOLDER)

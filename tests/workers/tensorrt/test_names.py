@@ -30,6 +30,7 @@ OBJECTS: dict[str, dict[str, str]] = {  # by file: what variables hold
     },
     "buffers.py": {"context": "IExecutionContext"},
     "inspect.py": {"engine": "ICudaEngine", "inspector": "EngineInspector"},
+    "timings.py": {"config": "IBuilderConfig", "cache": "ITimingCache", "timings.cache": "ITimingCache"},
     "rtx.py": {
         "config": "IBuilderConfig", "engine": "ICudaEngine", "runtime_config": "IRuntimeConfig", "strategies": "CudaGraphStrategy",
         "kernels": "DynamicShapesKernelSpecializationStrategy",
@@ -98,6 +99,7 @@ def test_names_are_looked_at() -> None:
         ("Refitter", "refit_cuda_engine"),
         ("Builder", "build_serialized_network"),
         ("ITensor", "is_shape_tensor"),
+        ("ITimingCache", "combine"),
     }
     assert wanted <= seen
 
