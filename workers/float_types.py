@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import onnx
 from onnx import TensorProto, numpy_helper
+
+from workers.onnx_files import graphs
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,32 @@ def _of(onnx: int, dtype: type) -> FloatType:
 
 FP16 = _of(TensorProto.FLOAT16, np.float16)
 BF16 = _of(TensorProto.BFLOAT16, ml_dtypes.bfloat16)
+_FP8 = frozenset(
+    (
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+    )
+)
+
+
+def narrow_floats(model: onnx.ModelProto) -> set[str]:
+    """Of FP8 and BF16, those that weights, declared values or casts of a model have."""
+    found = set()
+    for graph in graphs(model.graph):
+        kinds = {tensor.data_type for tensor in graph.initializer}
+        kinds |= {
+            value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)
+        }
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "output_dtype"):
+                    kinds.add(attribute.i)
+                elif attribute.type == onnx.AttributeProto.TENSOR:
+                    kinds.add(attribute.t.data_type)
+        if kinds & _FP8:
+            found.add("FP8")
+        if TensorProto.BFLOAT16 in kinds:
+            found.add("BF16")
+    return found

@@ -22,7 +22,12 @@ from workers.runtimes.base import Coverage, Engine, LoadedEngine
 from workers.runtimes.cpu_features import cpu_features
 from workers.runtimes.onnx_facts import graph_facts
 from workers.runtimes.onnxruntime_coverage import coverage
-from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime, save_optimized_to, silent_options
+from workers.runtimes.onnxruntime_session import (
+    LoadedOnnxRuntime,
+    disabled_optimizers,
+    save_optimized_to,
+    silent_options,
+)
 
 SPEC = RUNTIMES["onnxruntime-cpu"]
 PROVIDERS = ["CPUExecutionProvider"]
@@ -45,7 +50,9 @@ class OnnxRuntimeCpu:
         options = _options(params)
         save_optimized_to(options, model, out, params.graph_optimization)
         with refused("building the engine with ONNX Runtime", stage="building"):
-            InferenceSession(str(model.path), options, providers=PROVIDERS)
+            InferenceSession(
+                str(model.path), options, providers=PROVIDERS, disabled_optimizers=disabled_optimizers(model)
+            )
         facts = graph_facts(out / ENTRY)
         facts["model_half_weights"] = graph_facts(model.path)["half_weights"]
         entry = _to_ort(out, params) if params.engine_format == "ort" else ENTRY

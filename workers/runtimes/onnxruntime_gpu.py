@@ -21,7 +21,12 @@ from workers.onnx_errors import refused
 from workers.runtimes import conditions
 from workers.runtimes.base import Coverage, Engine, Feeds, LoadedEngine
 from workers.runtimes.onnxruntime_coverage import coverage
-from workers.runtimes.onnxruntime_session import LoadedOnnxRuntime, refused_run, silent_options
+from workers.runtimes.onnxruntime_session import (
+    LoadedOnnxRuntime,
+    disabled_optimizers,
+    refused_run,
+    silent_options,
+)
 
 CPU = "CPUExecutionProvider"
 NAMED = 10  # nodes on the CPU that are named; all are counted
@@ -30,9 +35,15 @@ Provider = tuple[str, Mapping[str, str]]
 
 
 def gpu_session(
-    path: Path, options: SessionOptions, providers: Sequence[Provider], stage: str
+    path: Path,
+    options: SessionOptions,
+    providers: Sequence[Provider],
+    stage: str,
+    disabled: Sequence[str] = (),
 ) -> InferenceSession:
     """A session of which the first provider is really there; nodes that it has no kernel for may run on the others.
+
+    `disabled`: optimizers that are left out.
 
     Raises:
         Unavailable: the provider cannot be made here: its libraries or a GPU are missing.
@@ -48,6 +59,7 @@ def gpu_session(
             options,
             providers=[(name, dict(given)) for name, given in providers],
             enable_fallback=0,
+            disabled_optimizers=list(disabled),
         )
     if wanted not in session.get_providers():
         raise _missing(
@@ -191,7 +203,9 @@ class OnnxRuntimeGpu(ABC):
         """
         capability = compute_capability()
         options.add_session_config_entry(RECORD, "1")
-        found = placement(gpu_session(model.path, options, self.providers(params), "building"))
+        disabled = disabled_optimizers(model)
+        session = gpu_session(model.path, options, self.providers(params), "building", disabled)
+        found = placement(session)
         check_placement(found, refuse=params.cpu_nodes == "refuse")
         return {**found, "hardware_layout": False, "compute_capability": capability}
 

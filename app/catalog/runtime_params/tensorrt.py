@@ -111,7 +111,10 @@ class TensorRtParams(_EngineParams):
 
     timing_cache: bool = Field(
         default=True,
-        description="Keep what was timed for layers during a build, so that equal layers are timed once.",
+        description=(
+            "Keep what was timed for layers, within a build and for the project's later builds by the same version for the same GPU, "
+            "so that equal layers are timed once. A job with `no_cache` takes nothing of others."
+        ),
     )
     version_compatible: bool = Field(
         default=False, description="The engine also loads in later versions of the same major version."
