@@ -32,6 +32,7 @@ from app.models.routes import router as models
 from app.observability import tracing
 from app.observability.health import ping_database
 from app.observability.routes import router as observability
+from app.signing.routes import router as signing
 from app.storage import get_storage
 from app.uploads.routes import router as uploads
 from app.webhooks.routes import router as webhooks
@@ -63,7 +64,19 @@ def create_app() -> FastAPI:
         },
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (uploads, models, datasets, jobs, artifacts, catalog, fleet, auth, audit, webhooks):
+    for router in (
+        uploads,
+        models,
+        datasets,
+        jobs,
+        artifacts,
+        catalog,
+        fleet,
+        auth,
+        audit,
+        webhooks,
+        signing,
+    ):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(observability)

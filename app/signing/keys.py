@@ -6,6 +6,7 @@ private key alone is enough, as a secret that is mounted is; its public half and
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,15 @@ def create(folder: Path) -> SigningKey:
     return key
 
 
+def noted_keys(folder: Path) -> list[SigningKey]:
+    """Every key that is noted, the oldest first, without a look at private halves: `private` is False of all.
+
+    Raises:
+        BadKey: a note is not what its name says; the message names it.
+    """
+    return _ordered(map(_noted, sorted(folder.glob("*.json"))))
+
+
 def list_keys(folder: Path) -> list[SigningKey]:
     """Every key of the directory, the oldest first; [] where there is no directory.
 
@@ -59,13 +69,13 @@ def list_keys(folder: Path) -> list[SigningKey]:
     """
     if not folder.is_dir():
         return []
-    found = {key.id: key for key in map(_noted, sorted(folder.glob("*.json")))}
+    found = {key.id: key for key in noted_keys(folder)}
     for path in sorted(folder.glob("*.pem")):
         public = raw(_private(path).public_key())
         id_ = key_id(public)
         known = found.get(id_, SigningKey(id_, public, None, None, True))
         found[id_] = SigningKey(id_, public, known.created_at, known.retired_at, True)
-    return sorted(found.values(), key=lambda key: (key.created_at or "", key.id))
+    return _ordered(found.values())
 
 
 def retire(folder: Path, id_: str) -> SigningKey:
@@ -99,6 +109,10 @@ def current(folder: Path) -> Ed25519PrivateKey | None:
     return next(key for key in keys if key_id(raw(key.public_key())) == wanted)
 
 
+def _ordered(keys: Iterable[SigningKey]) -> list[SigningKey]:
+    return sorted(keys, key=lambda key: (key.created_at or "", key.id))
+
+
 def _private(path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
@@ -128,7 +142,7 @@ def _noted(path: Path) -> SigningKey:
         if len(public) != 32 or said["id"] != key_id(public):
             raise ValueError("its id is not that of its public key")
         return SigningKey(said["id"], public, said["created_at"], said["retired_at"], False)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise BadKey(f"{path.name} says nothing of a key: {error}") from error
 
 

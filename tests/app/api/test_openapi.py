@@ -41,6 +41,7 @@ GET /v1/passes
 GET /v1/runtimes
 GET /v1/metrics
 GET /v1/workers
+GET /v1/signing-keys
 POST /v1/keys
 GET /v1/keys
 DELETE /v1/keys/{id}

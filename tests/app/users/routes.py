@@ -100,6 +100,7 @@ TABLE: dict[tuple[str, str], Call] = {
     ("GET", "/v1/runtimes"): Call("read"),
     ("GET", "/v1/metrics"): Call("read"),
     ("GET", "/v1/workers"): Call("read"),
+    ("GET", "/v1/signing-keys"): Call("read"),
     ("POST", "/v1/uploads"): Call(
         "write", [lambda things: {"json": {"name": "m.onnx", "size_bytes": 5}}], "upload.created"
     ),
