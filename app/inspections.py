@@ -1,6 +1,8 @@
 """A worker's hold on the inspection of an upload, between `uploaded.begin_inspection` and `finish_inspection`."""
 
-from sqlalchemy import func, or_, select, update
+from datetime import datetime
+
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -59,6 +61,16 @@ def waiting(session: Session, table: Table) -> int:
     """How many uploads wait for an inspection that nobody does."""
     query = select(func.count()).where(table.status == INSPECTING, _free(table))
     return session.scalar(query) or 0
+
+
+def load(session: Session, table: Table) -> tuple[int, int, datetime | None]:
+    """How many uploads wait for an inspection, how many are inspected, and when the oldest that waits came."""
+    free = _free(table)
+    query = select(
+        func.count(case((free, 1))), func.count(case((~free, 1))), func.min(case((free, table.created_at)))
+    ).where(table.status == INSPECTING)
+    waiting, running, first = session.execute(query).one()
+    return waiting, running, first
 
 
 def stale(session: Session, table: Table, resend_seconds: float) -> list[str]:

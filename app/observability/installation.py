@@ -7,13 +7,10 @@ from sqlalchemy import func, select, union
 from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
-from app.config import get_settings
 from app.datasets.tables import Dataset
-from app.db import db_now
-from app.fleet import service as fleet
 from app.jobs.tables import Job, JobStep, StepResult
 from app.models.tables import Model
-from app.queue import INSPECT_QUEUE, queue_depth
+from app.observability import queues
 from app.uploads.tables import Upload
 from app.webhooks.tables import WebhookDelivery
 
@@ -25,9 +22,8 @@ def families(session: Session) -> Iterator[Metric]:
         kombu.exceptions.OperationalError: the broker does not answer.
     """
     yield from _jobs(session)
-    yield from _queues(session)
+    yield from queues.families(session)
     yield from _steps(session)
-    yield from _workers(session)
     yield from _stored(session)
     yield from _deliveries(session)
 
@@ -47,22 +43,6 @@ def _jobs(session: Session) -> Iterator[Metric]:
     yield problems
 
 
-def _queues(session: Session) -> Iterator[Metric]:
-    now = session.scalars(select(db_now())).one()
-    since = select(Job.queue, func.min(Job.created_at)).where(Job.status == "queued").group_by(Job.queue)
-    waiting = {queue: (now - first).total_seconds() for queue, first in session.execute(since) if first}
-    queues = {INSPECT_QUEUE, *session.scalars(select(Job.queue).where(Job.queue != "").distinct())}
-    depth = GaugeMetricFamily("burnish_queue_messages", "Messages that wait in a queue.", labels=["queue"])
-    oldest = GaugeMetricFamily(
-        "burnish_queue_oldest_seconds", "How long the oldest queued job of a queue waits.", labels=["queue"]
-    )
-    for queue in sorted(queues):
-        depth.add_metric([queue], queue_depth(queue))
-        oldest.add_metric([queue], max(0.0, waiting.get(queue, 0.0)))
-    yield depth
-    yield oldest
-
-
 def _steps(session: Session) -> Iterator[Metric]:
     seconds = SummaryMetricFamily("burnish_step_seconds", "Seconds of steps that ran.", labels=["step"])
     steps = CounterMetricFamily(
@@ -79,17 +59,6 @@ def _steps(session: Session) -> Iterator[Metric]:
             seconds.add_metric([name], count_value=count, sum_value=total or 0.0)
     yield steps
     yield seconds
-
-
-def _workers(session: Session) -> Iterator[Metric]:
-    serving: dict[str, int] = {}
-    for worker in fleet.list_live(session, get_settings().worker_seen_seconds):
-        for queue in worker.queues:
-            serving[queue] = serving.get(queue, 0) + 1
-    workers = GaugeMetricFamily("burnish_workers", "Live workers that serve a queue.", labels=["queue"])
-    for queue, count in sorted(serving.items()):
-        workers.add_metric([queue], count)
-    yield workers
 
 
 def _stored(session: Session) -> Iterator[Metric]:

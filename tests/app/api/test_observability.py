@@ -104,6 +104,7 @@ def test_metrics(api: TestClient, burnish: Settings) -> None:
     assert found["burnish_jobs", (("status", "succeeded"),)] == 1
     assert 100 <= found["burnish_queue_oldest_seconds", (("queue", queue),)] < 200
     assert found["burnish_queue_messages", (("queue", queue),)] >= 0
+    assert found["burnish_queue_jobs", (("queue", queue), ("state", "waiting"))] == 2
     assert found["burnish_step_seconds_sum", (("step", "simplify"),)] == 5.0
     assert found["burnish_step_seconds_count", (("step", "simplify"),)] == 2
     assert found["burnish_steps_total", (("cached", "true"), ("step", "simplify"))] == 1
