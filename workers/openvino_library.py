@@ -28,3 +28,16 @@ def silent_nncf() -> Iterator[ModuleType]:
 
         nncf.set_log_level(logging.ERROR)
         yield nncf
+
+
+def device_identity(device: str) -> str | None:
+    """What tells devices of one kind apart, name and architecture as in `… [0xe20b] (dGPU) / GPU: vendor=0x8086 arch=v20.1.0`.
+
+    `device` is OpenVINO's name (`GPU`, `NPU`: the first of several). None where it has no such device.
+    """
+    core = openvino.Core()
+    if device not in {name.partition(".")[0] for name in core.available_devices}:
+        return None
+    told = core.get_property(device, "SUPPORTED_PROPERTIES")
+    wanted = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE")
+    return " / ".join(str(core.get_property(device, name)).strip() for name in wanted if name in told)

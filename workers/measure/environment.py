@@ -8,10 +8,13 @@ from typing import Any
 import psutil
 
 import app
+from app.artifacts import accelerators
 from workers import gpu
 from workers.measure.processors import SYSTEM_CPUS, usable_processors
 from workers.probe import cpu
 from workers.sandbox import cgroups
+
+OPENVINO_DEVICES = {accelerators.GPU: "GPU", accelerators.NPU: "NPU"}
 
 
 def machine() -> dict[str, Any]:
@@ -40,10 +43,15 @@ def machine() -> dict[str, Any]:
 def hardware_key(device: str = "cpu") -> str:
     """The machine as part of a step's cause: what engines and hardware-bound passes depend on, and nothing that varies.
 
-    `device` is what the step's result is for: the GPU counts for what is for one.
+    `device` is what the step's result is for: the GPU or NPU counts for what is for one.
     """
     model, features = cpu()
     key = f"{platform.machine()} / {model} / {' '.join(sorted(features))}"
+    if device in OPENVINO_DEVICES:
+        from workers.openvino_library import device_identity  # heavy, and only such workers have it
+
+        told = device_identity(OPENVINO_DEVICES[device])
+        return key if told is None else f"{key} / {told}"
     found = gpu.gpus() if device == "cuda" else []
     if not found:
         return key

@@ -16,7 +16,9 @@ from app.errors import InvalidParams, Unavailable
 from tests.workers.engines.networks import Network, answers
 from workers import offered
 from workers.coverage import coverage
-from workers.openvino_library import openvino
+from workers.measure import environment
+from workers.measure.environment import hardware_key
+from workers.openvino_library import device_identity, openvino
 from workers.probe import main, try_runtime
 from workers.runtimes import registry
 from workers.runtimes.base import Concurrent, Engine
@@ -188,3 +190,17 @@ def test_presets_have_the_cpus_passes_and_say_that_nobody_measured_them(name: st
     choice = RUNTIMES[name].preset(context)
     assert choice.passes == openvino_preset(context).passes
     assert "never measured" in choice.reasons[0]
+
+
+def test_engines_of_one_device_are_not_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = openvino.Core()
+    assert device_identity("CPU") == (
+        f"{core.get_property('CPU', 'FULL_DEVICE_NAME').strip()} / {core.get_property('CPU', 'DEVICE_ARCHITECTURE')}"
+    )
+    assert device_identity("NO_SUCH") is None
+    monkeypatch.setattr(environment, "OPENVINO_DEVICES", {"intel-gpu": "CPU"})
+    keys = {hardware_key("intel-gpu")}
+    monkeypatch.setattr(environment, "OPENVINO_DEVICES", {"intel-gpu": "NO_SUCH"})
+    keys.add(hardware_key("intel-gpu"))
+    assert len(keys) == 2
+    assert hardware_key() in keys
