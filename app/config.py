@@ -198,6 +198,11 @@ class Settings(BaseSettings):
         description="The runtimes that workers here may offer, with commas (`onnxruntime-cpu,openvino-cpu`): each is tried when a "
         "worker starts, which takes seconds. Empty: all that work.",
     )
+    on_demand: str = Field(
+        "",
+        description="Queues whose workers an autoscaler starts when a job waits in them, with commas "
+        "(`runtime.tensorrt,runtime.tensorrt.sm90`): jobs for them are queued although no such worker was ever seen.",
+    )
     webhook_allowed: str = Field(
         "",
         description="Hosts that webhooks may reach although their addresses are not public: names, addresses and networks "
@@ -265,6 +270,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database URL, SQLite under the data directory where none was given."""
         return self.database_url or f"sqlite:///{quote(str((self.data_dir / 'burnish.db').resolve()))}"
+
+    @property
+    def queues_on_demand(self) -> list[str]:
+        """The queues whose workers an autoscaler starts."""
+        return [name.strip() for name in self.on_demand.split(",") if name.strip()]
 
     @property
     def blobs_path(self) -> Path:

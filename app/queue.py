@@ -49,9 +49,14 @@ def _transport_options() -> dict[str, Any]:
     }
 
 
-def queue_for(runtime: str) -> str:
-    """The queue of a capability: one for each runtime."""
-    return f"runtime.{runtime}"
+def queue_for(runtime: str, compute_capability: int | str | None = None) -> str:
+    """The queue of a capability: one for each runtime, and one for each kind of GPU that it runs on.
+
+    `compute_capability` is 89 or `8.9`. The workers of `runtime.tensorrt.sm89` serve `runtime.tensorrt` too.
+    """
+    if compute_capability is None:
+        return f"runtime.{runtime}"
+    return f"runtime.{runtime}.sm{str(compute_capability).replace('.', '')}"
 
 
 def send_job(session: Session, job_id: str, queue: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from app.catalog.runtimes import RUNTIMES
 from app.config import get_settings
 from app.db import bound_waits
 from app.logs import configure_logging
@@ -42,7 +43,11 @@ def main(queues: list[str] | None, concurrency: int) -> int:
         )
         return 1
     privileges.close_memory()
-    queues = queues or [INSPECT_QUEUE, *(queue_for(name) for name in found["runtimes"])]
+    can = capabilities(found)
+    if absent := [name for name in queues or [] if name not in can and name.rpartition(".sm")[0] in can]:
+        log.error("no_such_gpu", queues=absent, hint="this machine has no GPU of that compute capability")
+        return 1
+    queues = queues or [INSPECT_QUEUE, *can]
     celery = celery_app.make(queues, found)
     log.info("worker_starting", worker=running.WORKER_ID, queues=queues, concurrency=concurrency)
     celery.worker_main(
@@ -63,7 +68,19 @@ def main(queues: list[str] | None, concurrency: int) -> int:
 
 def wanted(queues: list[str] | None) -> list[str]:
     """The runtimes to try: those offered here that the queues need. Raises ValueError as `offered`."""
-    return [name for name in offered() if not queues or queue_for(name) in queues]
+    plain = {queue.rpartition(".sm")[0] or queue for queue in queues or []}
+    return [name for name in offered() if not queues or queue_for(name) in plain]
+
+
+def capabilities(found: dict[str, Any]) -> list[str]:
+    """The queues of what the probe found: one for each runtime, and for runtimes on GPUs one for each kind of them here."""
+    kinds = sorted({gpu["compute_capability"] for gpu in found["hardware"]["gpus"]})
+    return [
+        queue
+        for name in found["runtimes"]
+        for kind in (None, *(kinds if RUNTIMES[name].device == "cuda" else ()))
+        for queue in (queue_for(name, kind),)
+    ]
 
 
 def probe(names: list[str]) -> dict[str, Any]:

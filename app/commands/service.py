@@ -87,7 +87,9 @@ def serve(
 def worker(
     queues: Annotated[
         str | None,
-        typer.Option(help="Queues with commas: inspect, runtime.NAME. Default: all that this machine can."),
+        typer.Option(
+            help="Queues with commas: inspect, runtime.NAME, runtime.NAME.sm89. Default: all that this machine can."
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time.")] = 1,
 ) -> None:

@@ -1,14 +1,18 @@
 """What workers say of themselves."""
 
+import json
 from typing import Any, Literal
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import Text, case, cast, delete, func, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.config import get_settings
 from app.db import db_now
 from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job
+
+Presence = Literal["online", "offline"]
 
 
 def register(
@@ -92,19 +96,18 @@ def list_live(session: Session, seen_seconds: float) -> list[Worker]:
     return list(session.scalars(select(Worker).where(_live(seen_seconds)).order_by(Worker.host, Worker.id)))
 
 
-def runtime_known(session: Session, runtime: str, seen_seconds: float) -> Literal["online", "offline"] | None:
-    """Whether a live worker offers a runtime, or one did before; None: no worker ever did."""
-    live = func.max(case((_live(seen_seconds), 1), else_=0))
-    offered = Worker.runtimes[runtime].as_string().is_not(None)
-    best = session.scalar(select(live).where(offered))
-    return None if best is None else "online" if best else "offline"
+def served(session: Session, seen_seconds: float) -> dict[str, Presence]:
+    """The queues that live workers serve, and those that others served before or that are served on demand (offline).
 
-
-def gpus_offering(session: Session, runtime: str) -> list[dict[str, Any]]:
-    """The GPUs of all workers, online or not, that offer a runtime: {name, compute_capability, …} each."""
-    offered = Worker.runtimes[runtime].as_string().is_not(None)
-    found = session.scalars(select(Worker).where(offered).order_by(Worker.id))
-    return [gpu for worker in found for gpu in worker.hardware.get("gpus", [])]
+    A queue that is not among them was never served.
+    """
+    found: dict[str, Presence] = dict.fromkeys(get_settings().queues_on_demand, "offline")
+    queues, live = cast(Worker.queues, Text), func.max(case((_live(seen_seconds), 1), else_=0))
+    for text, online in session.execute(select(queues, live).group_by(queues)):
+        for queue in json.loads(text):
+            if online or queue not in found:
+                found[queue] = "online" if online else "offline"
+    return found
 
 
 def jobs_of_project(session: Session, project_id: str, job_ids: set[str]) -> set[str]:

@@ -10,12 +10,9 @@ from app.catalog.evaluation import check_droppable, check_labels, metric_called,
 from app.catalog.metrics import METRICS
 from app.catalog.packages import PACKAGES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
-from app.config import get_settings
-from app.errors import InvalidParams, NoWorker, UnsupportedOperator
-from app.fleet import service as fleet
+from app.errors import InvalidParams, UnsupportedOperator
 from app.jobs.schemas import EvaluationRequest, JobRequest
 from app.jobs.subjects import Subject, find_datasets, find_subject
-from app.queue import queue_for
 
 UNSUPPORTED_SHOWN = 20
 
@@ -97,20 +94,6 @@ def _check_packages(names: Sequence[str], target: Target) -> None:
                 param="options.package",
                 hint=f"leave it out, or take {', '.join(taken)}" if taken else "leave it out",
             )
-
-
-def check_worker(session: Session, runtime: str, index: int) -> None:
-    """Refuse a runtime that no worker ever offered; one whose workers are only offline may be waited for.
-
-    Raises:
-        NoWorker: no worker ever offered it.
-    """
-    if fleet.runtime_known(session, runtime, get_settings().worker_seen_seconds) is None:
-        raise NoWorker(
-            f"no worker ever offered the runtime {runtime}",
-            param=f"targets[{index}].runtime",
-            hint=f"start one with `burnish worker --queues {queue_for(runtime)}`; see `GET /v1/workers`",
-        )
 
 
 def _check_coverage(coverage: Mapping[str, Any], runtime: str, at: str) -> None:

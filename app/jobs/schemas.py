@@ -224,10 +224,8 @@ class PlannedStep(BaseModel):
 class WorkersAnswer(BaseModel):
     """Who could take a job."""
 
-    queue: str
-    state: Literal["online", "offline"] | None = Field(
-        description="null: no worker ever offered the runtime."
-    )
+    queue: str = Field(description="The queue that the job would wait in.")
+    state: Literal["online", "offline"] | None = Field(description="null: no worker ever served the queue.")
     workers: list[str] = Field(description="The live ones.")
 
 

@@ -20,13 +20,13 @@ from app.http.paging import paginate
 from app.ids import new_id
 from app.jobs import changes
 from app.jobs.fairness import NO_QUEUE
-from app.jobs.measurable import check_measurable
-from app.jobs.planning import Grounds, Planned, check_worker, ground, plan_target
+from app.jobs.planning import Grounds, Planned, ground, plan_target
+from app.jobs.routing import route
 from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer
 from app.jobs.status import JobStatus, finished
 from app.jobs.tables import Job, JobLog, JobStep
 from app.observability import tracing
-from app.queue import queue_for, send_job
+from app.queue import send_job
 
 CHILDREN_STAGE = "children"
 
@@ -41,21 +41,25 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
     """
     grounds = ground(session, project_id, request)
     planned = [plan_target(grounds, index) for index in range(len(request.targets))]
-    for index, each in enumerate(planned):
-        check_worker(session, each.target.runtime, index)
-        check_measurable(session, each.target, grounds.request.options, index)
+    options = grounds.request.options
+    queues = [route(session, each.target, options, index) for index, each in enumerate(planned)]
     quotas.check_queued(session, project_id, len(planned))
-    job = _submit(session, project_id, grounds, planned, retry_of)
+    job = _submit(session, project_id, grounds, planned, queues, retry_of)
     said = {"kind": job.kind, "subject": job.subject, "targets": [each.target.runtime for each in planned]}
     record(session, project_id, "job.created", job.id, **said, **({"retry_of": retry_of} if retry_of else {}))
     return job
 
 
 def _submit(
-    session: Session, project_id: str, grounds: Grounds, planned: list[Planned], retry_of: str | None
+    session: Session,
+    project_id: str,
+    grounds: Grounds,
+    planned: list[Planned],
+    queues: list[str],
+    retry_of: str | None,
 ) -> Job:
     if len(planned) == 1:
-        return _queue(session, project_id, grounds, planned[0], retry_of=retry_of)
+        return _queue(session, project_id, grounds, planned[0], queues[0], retry_of=retry_of)
     parent = _add(
         session,
         project_id,
@@ -68,8 +72,8 @@ def _submit(
         queue=NO_QUEUE,
         retry_of=retry_of,
     )
-    for each in planned:
-        _queue(session, project_id, grounds, each, parent_id=parent.id)
+    for each, queue in zip(planned, queues, strict=True):
+        _queue(session, project_id, grounds, each, queue, parent_id=parent.id)
     return parent
 
 
@@ -196,12 +200,13 @@ def log_text(session: Session, project_id: str, job_id: str) -> str:
     return "".join(session.scalars(query.order_by(JobLog.seq)))
 
 
-def _queue(session: Session, project_id: str, grounds: Grounds, planned: Planned, **columns: Any) -> Job:
+def _queue(
+    session: Session, project_id: str, grounds: Grounds, planned: Planned, queue: str, **columns: Any
+) -> Job:
     own = {
         "recipe": planned.recipe.model_dump(mode="json"),
         "targets": [planned.target.model_dump(mode="json")],
     }
-    queue = queue_for(planned.target.runtime)
     job = _add(session, project_id, grounds, own, status=JobStatus.QUEUED, queue=queue, **columns)
     send_job(session, job.id, queue)
     return job

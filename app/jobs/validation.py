@@ -10,8 +10,8 @@ from app.catalog.spec import ModelFacts, Precision, RuntimeSpec
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams
 from app.fleet import service as fleet
-from app.jobs.measurable import check_measurable
-from app.jobs.planning import Grounds, check_worker, ground, plan_target
+from app.jobs.planning import Grounds, ground, plan_target
+from app.jobs.routing import route
 from app.jobs.schemas import (
     CoverageAnswer,
     JobRequest,
@@ -51,14 +51,13 @@ def validate(session: Session, project_id: str, model_id: str, request: JobReque
 
 def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
     target = grounds.request.targets[index]
-    workers = _workers(session, target.runtime)
     facts = grounds.subject.model_facts()
     asked = facts.coverage.get(target.runtime, {})
     plan = TargetPlan(
         target=target,
         steps=[],
         notes=[],
-        workers=workers,
+        workers=_workers(session, queue_for(target.runtime)),
         coverage=None if "share" not in asked else CoverageAnswer.model_validate(asked),
         problem=None,
     )
@@ -66,8 +65,7 @@ def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
         planned = plan_target(grounds, index)
         plan.target, plan.notes = planned.target, planned.recipe.notes
         plan.steps = _steps(planned.recipe, facts, RUNTIMES[target.runtime])
-        check_worker(session, target.runtime, index)
-        check_measurable(session, planned.target, grounds.request.options, index)
+        plan.workers = _workers(session, route(session, planned.target, grounds.request.options, index))
     except BurnishError as error:
         plan.problem = error.problem()
     return plan
@@ -114,8 +112,7 @@ def _convert(steps: list[PlannedStep], form: str, taken: frozenset[str], precisi
     return becomes
 
 
-def _workers(session: Session, runtime: str) -> WorkersAnswer:
+def _workers(session: Session, queue: str) -> WorkersAnswer:
     seen = get_settings().worker_seen_seconds
-    live = [worker.id for worker in fleet.list_live(session, seen) if runtime in worker.runtimes]
-    state = fleet.runtime_known(session, runtime, seen)
-    return WorkersAnswer(queue=queue_for(runtime), state=state, workers=live)
+    live = [worker.id for worker in fleet.list_live(session, seen) if queue in worker.queues]
+    return WorkersAnswer(queue=queue, state=fleet.served(session, seen).get(queue), workers=live)

@@ -300,6 +300,7 @@ def test_a_worker_tries_what_is_offered_and_needed(
     assert wanted(None) == list(RUNTIMES)
     assert wanted(["inspect"]) == []
     assert wanted(["inspect", "runtime.openvino-cpu"]) == ["openvino-cpu"]
+    assert wanted(["runtime.tensorrt-rtx.sm89"]) == ["tensorrt-rtx"]
     monkeypatch.setattr(burnish_sqlite, "runtimes", "onnxruntime-cpu, openvino-cpu")
     assert wanted(None) == ["onnxruntime-cpu", "openvino-cpu"]
     assert wanted(["runtime.torch-eager"]) == []

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from app.catalog.runtime_params.gpu import GpuParams
 from app.catalog.spec import Params
 
 Optimization = Literal["none", "basic", "extended", "all"]
@@ -66,7 +67,7 @@ class OnnxRuntimeCpuParams(Params):
     )
 
 
-class OnnxRuntimeGpuParams(Params):
+class OnnxRuntimeGpuParams(GpuParams):
     """What every provider for NVIDIA GPUs is asked."""
 
     cuda_graph: bool = Field(

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from app.catalog.runtime_params.gpu import GpuParams
 from app.catalog.spec import Params
 
 Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(max_length=8)]
@@ -99,7 +100,7 @@ class _EngineParams(Params):
     )
 
 
-class TensorRtParams(_EngineParams):
+class TensorRtParams(_EngineParams, GpuParams):
     """TensorRT 10 or 11, for the GPU of the machine that builds. The engine is a plan for that GPU and version.
 
     Networks are strongly typed: what is computed in which precision stands in the ONNX model (`to-fp16`, `to-bf16` with

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from app.catalog.runtime_params.gpu import GpuParams
 from app.catalog.spec import Params
 
 TF32 = (
@@ -59,7 +60,7 @@ class TorchInductorParams(Params):
     )
 
 
-class TorchEagerCudaParams(Params):
+class TorchEagerCudaParams(GpuParams):
     """PyTorch as it is, on an NVIDIA GPU: kernel after kernel, nothing compiled. The reference beside engines for GPUs.
 
     Inputs are copied to the GPU and outputs back, which is timed too.
@@ -70,7 +71,7 @@ class TorchEagerCudaParams(Params):
     tf32: bool = Field(default=False, description=TF32)
 
 
-class TorchInductorCudaParams(Params):
+class TorchInductorCudaParams(GpuParams):
     """AOTInductor on an NVIDIA GPU: the exported program, compiled to Triton and CUDA kernels, in a `.pt2` package.
 
     Offered by workers that have a GPU and a PyTorch for it. Inputs are copied to the GPU and outputs back, which is timed too.

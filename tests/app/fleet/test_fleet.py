@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
@@ -19,7 +20,7 @@ SEEN = 30.0
 
 def known(runtime: str = RUNTIME) -> str | None:
     with transaction(readonly=True) as session:
-        return service.runtime_known(session, runtime, SEEN)
+        return service.served(session, SEEN).get(f"runtime.{runtime}")
 
 
 def fall_silent(worker: str) -> None:
@@ -68,10 +69,13 @@ def test_restarts_leave_one_row(burnish: Settings) -> None:
         assert set(session.scalars(select(Worker.id))) == {worker, other}
 
 
-def test_names_of_runtimes_are_data(burnish: Settings) -> None:
+def test_a_queue_that_an_autoscaler_serves_is_offline_until_somebody_does(
+    burnish: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(burnish, "on_demand", f"runtime.tensorrt, runtime.{RUNTIME}")
+    assert (known("tensorrt"), known(), known("torch-eager")) == ("offline", "offline", None)
     offer(RUNTIME)
-    for name in ('a"b', "a.b", "$", "a'b", ""):
-        assert known(name) is None
+    assert (known("tensorrt"), known()) == ("offline", "online")
 
 
 def test_clients_see_live_workers_and_their_own_jobs_alone(api: TestClient) -> None:

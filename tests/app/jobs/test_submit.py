@@ -260,7 +260,7 @@ def test_a_runtime_that_nobody_offered_is_refused_one_that_is_offline_waits(api:
     worker = offer(RUNTIME)
     with transaction() as session:
         fleet.stop(session, worker)
-        assert fleet.runtime_known(session, RUNTIME, get_settings().worker_seen_seconds) == "offline"
+        assert fleet.served(session, get_settings().worker_seen_seconds)[f"runtime.{RUNTIME}"] == "offline"
     assert submit(api, optimize(model)).status_code == 202
 
 
