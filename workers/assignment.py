@@ -59,6 +59,9 @@ class OptimizeAssignment(BaseModel):
     budget: dict[str, Any] | None
     options: dict[str, Any]
     measure_seconds: float
+    measuring_queue: str | None = (
+        None  # where the job goes on if this machine cannot run the engine; None: nowhere
+    )
 
 
 class InspectAssignment(BaseModel):

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from app.errors import BurnishError
 from workers.assignment import InspectAssignment, OptimizeAssignment
+from workers.hand_over import HandOver
 from workers.problems import problem_of
 from workers.protocol import SupervisorPipe
 
@@ -24,6 +25,9 @@ def main(path: Path) -> int:
     stage = Stage(pipe)
     try:
         result, problem = work(assignment, stage)
+    except HandOver as handing:
+        pipe.tell("hand_over", why=str(handing))
+        return 0
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         result, problem = None, problem_of(error, stage.name)

@@ -10,29 +10,26 @@ from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import SignatureMismatch, UnsupportedFormat, UnsupportedOperator
+from app.errors import SignatureMismatch, UnsupportedFormat
 from workers import gpu, passes, runtimes, unmeasured
 from workers.assignment import OptimizeAssignment
+from workers.building import build_engine, look_into, reference_engine
 from workers.bundle.package import Built, package
 from workers.context import PassContext, Samples
 from workers.conversion import convert, open_model
 from workers.distributions import versions_of
 from workers.formats import onnx
+from workers.hand_over import HandOver
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
-from workers.memory import StepMemory
 from workers.model_handle import ModelHandle
 from workers.result import shape_result
-from workers.runtimes.base import Engine, Reporting
+from workers.runtimes.base import Engine
 from workers.samples import open_samples, synthetic_samples
 from workers.steps import StepOutcome, Steps, Supervisor
 from workers.verify import verify_baseline
 
-REFERENCES = {
-    "cuda": "torch-eager-cuda"
-}  # the runtime of `result.reference`, by the target's device; elsewhere:
-REFERENCE = "torch-eager"
 LARGE_BYTES = 1 << 30
 GPU_CONTEXT_BYTES = 512 << 20  # of a process that uses CUDA, before it holds anything
 SYNTHETIC_CALIBRATION_SAMPLES = 64
@@ -67,6 +64,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     Raises:
         BurnishError: anything that the user can act on, naming stage and cause.
+        HandOver: all is built, and another worker can run it.
     """
     attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
     subject = assignment.subject
@@ -74,7 +72,8 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     runtime = RUNTIMES[assignment.target["runtime"]]
     params = runtime.params.model_validate(assignment.target["params"])
-    lacking = unmeasured.hindrance(runtime, params, assignment.options)
+    elsewhere = assignment.measuring_queue is not None
+    lacking = unmeasured.hindrance(runtime, params, assignment.options, elsewhere=elsewhere)
 
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
@@ -82,7 +81,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     plain = runtime.baseline_params(params)
     unmodified, optimized = (taken(attempt, model, runtime.formats) for model in (original, optimized))
-    if lacking is not None:
+    if lacking is not None and not elsewhere:
         engine = build_engine(attempt, "build", runtime, params, optimized)
         samples = measuring_samples(attempt)
         result, proof, told = attempt.steps.fresh(
@@ -93,6 +92,10 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
         return packaged(attempt, runtime, params, built, result, told, [])
     baseline_engine = build_engine(attempt, "build:baseline", runtime, plain, unmodified)
     engine = build_engine(attempt, "build", runtime, params, optimized)
+    if lacking is not None:
+        raise HandOver(lacking)
+    for each, given in ((baseline_engine, plain), (engine, params)):
+        look_into(attempt, runtime, each, given)
     reference = reference_engine(attempt, original, runtime.device, params)
 
     samples = measuring_samples(attempt)
@@ -244,52 +247,6 @@ def pass_samples(attempt: Attempt, spec: PassSpec, step: Mapping[str, Any]) -> d
                 attempt.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES
             )
     return found
-
-
-def build_engine(
-    attempt: Attempt, name: str, runtime: RuntimeSpec, params: Params, model: ModelHandle
-) -> Engine:
-    """The engine of a model; the machine is part of the cause, as engines are laid out for it."""
-    implementation = runtimes.registry.alone(runtime.name)
-
-    def work(out: Path) -> dict[str, Any]:
-        if isinstance(implementation, Reporting):
-            memory = StepMemory(attempt.supervisor, attempt.assignment.scratch)
-            engine = implementation.build_reporting(model, params, out, attempt.report(name), memory)
-        else:
-            engine = implementation.build(model, params, out)
-        return {"entry": engine.entry, "engine": engine.facts}
-
-    cause = {
-        "runtime": runtime.name,
-        "version": runtime.version,
-        "params": params.model_dump(mode="json"),
-        "input": model.digest,
-        "declared": dict(model.declared),
-        "packages": dict(implementation.versions()),
-        "hardware": hardware_key(runtime.device),
-    }
-    outcome = attempt.steps.stored(name, cause, work)
-    return Engine(outcome.root, outcome.facts["entry"], outcome.facts["engine"])
-
-
-def reference_engine(
-    attempt: Attempt, original: ModelHandle, device: str, params: Params
-) -> EngineUnderTest | None:
-    """The model in its source framework, with as many threads as the target has; None where ONNX was uploaded."""
-    if not FORMATS[original.format].reference:
-        return None
-    runtime = RUNTIMES[REFERENCES.get(device, REFERENCE)]
-    threads = getattr(params, "threads", 0)
-    own = runtime.params.model_validate(
-        {"threads": threads} if "threads" in runtime.params.model_fields else {}
-    )
-    try:
-        engine = build_engine(attempt, "build:reference", runtime, own, original)
-    except UnsupportedOperator as error:
-        attempt.warnings.append(f"the model's own framework was not measured beside: {error.detail}")
-        return None
-    return EngineUnderTest(runtime.name, engine.root, engine.entry, own.model_dump(mode="json"))
 
 
 def check_runtime(

@@ -142,7 +142,7 @@ class Attempt:
         try:
             while not child.ended:
                 for message in child.messages(TICK_SECONDS):
-                    if message["type"] in ("result", "problem"):
+                    if message["type"] in ("result", "problem", "hand_over"):
                         watch.child_done()
                         return message, None
                     answers.take(message)
@@ -164,6 +164,8 @@ class Attempt:
         elif last is None:
             death.stage = stage
             self._died(death)
+        elif last["type"] == "hand_over":
+            self._hand_over(assignment, last)
         else:
             try:
                 self._keep(assignment, last)
@@ -178,6 +180,15 @@ class Attempt:
             return
         brought = keep_files(assignment, last.get("result"))
         self._hold.write(lambda session: conclude(session, self._hold, assignment, brought, problem))
+
+    def _hand_over(self, assignment: OptimizeAssignment, last: dict[str, Any]) -> None:
+        """Another worker goes on, which finds what was built by its key."""
+        queue = assignment.measuring_queue
+        if queue is None:
+            self._died(misunderstood(ProtocolError("it hands over a job that goes on nowhere")))
+            return
+        log.info("handed_over", queue=queue, why=last.get("why"))
+        self._hold.write(lambda session: lease.hand_over(session, self._job.id, self._job.attempt, queue))
 
     def _stopped(self, stopped: Stop, stage: str | None) -> None:
         settings = get_settings()

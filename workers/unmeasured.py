@@ -31,18 +31,20 @@ SAMPLES = 64  # that the models are compared on
 LEAST_TOLERANCE = 0.02  # of an output's largest value: another device adds up in another order and precision
 
 
-def hindrance(runtime: RuntimeSpec, params: Params, options: Mapping[str, Any]) -> str | None:
-    """Why an engine cannot run on this machine, where the request allows that; None: it can.
+def hindrance(
+    runtime: RuntimeSpec, params: Params, options: Mapping[str, Any], *, elsewhere: bool
+) -> str | None:
+    """Why an engine cannot run on this machine; None: it can. `elsewhere`: another worker goes on where it cannot.
 
     Raises:
-        NoWorker: it cannot, and the request does not allow an engine without measurements.
+        NoWorker: it cannot, nobody goes on, and the request does not allow an engine without measurements.
     """
     if not runtime.ahead_of_time:
         return None
     implementation = runtimes.registry.alone(runtime.name)
     assert isinstance(implementation, AheadOfTime)
     why = implementation.hindrance(params)
-    if why is not None and not options.get("allow_unmeasured"):
+    if why is not None and not elsewhere and not options.get("allow_unmeasured"):
         raise NoWorker(
             f"the engine could be built here, but neither verified nor measured: {why}",
             stage="building",

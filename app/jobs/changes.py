@@ -72,7 +72,10 @@ def end(
     over = {"finished_at": db_now(), "lease_expires_at": None}
     change(session, job, status, **over, result=result, problem=problem)
     if job.started_at is not None and job.finished_at is not None and job.queue != fairness.NO_QUEUE:
-        seconds = (job.finished_at - job.started_at).total_seconds()
+        waiting = (
+            (job.finished_at - job.handed_over_at).total_seconds() if job.handed_over_at is not None else 0.0
+        )
+        seconds = (job.finished_at - job.started_at).total_seconds() - job.waited_seconds - waiting
         session.add(
             Consumption(
                 job_id=job.id, project_id=job.project_id, seconds=seconds, finished_at=job.finished_at

@@ -7,7 +7,7 @@ otherwise changes nothing and says so (None or False); the holder then stops its
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -16,7 +16,7 @@ from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
 from app.jobs import changes
-from app.jobs.fairness import full_projects, next_in_line, take_place
+from app.jobs.fairness import full_projects, next_in_line, ring_next, take_place
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
@@ -67,6 +67,8 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
     if job is None:
         _end_overdue(session, Job.id == job_id)
         return None
+    if job.handed_over_at is not None:
+        _go_on(session, job)
     session.execute(delete(JobStep).where(JobStep.job_id == job_id))  # a new attempt lists its own
     session.execute(update(Project).where(Project.id == job.project_id).values(served_at=db_now()))
     changes.tell(session, job)
@@ -155,6 +157,21 @@ def give_back(session: Session, job_id: str, attempt: int) -> JobStatus | None:
     return _requeue(session, job)
 
 
+def hand_over(session: Session, job_id: str, attempt: int, queue: str) -> JobStatus | None:
+    """Queue a job where another worker goes on with it, as this one can do no more. The wait is pending time, not running time."""
+    job = hold(session, job_id, attempt)
+    if job is None:
+        return None
+    if job.status == JobStatus.CANCELLING:
+        return _end_cancelled(session, job)
+    pending_until = db_now(job.request["limits"]["pending_seconds"])
+    waiting = {"handed_over_at": db_now(), "pending_until": pending_until, "stalled_attempts": 0}
+    changes.write(session, job, queue=queue, **waiting)
+    status = _requeue(session, job)
+    ring_next(session, job.project_id)
+    return status
+
+
 def retry_later(
     session: Session, job_id: str, attempt: int, problem: dict[str, Any], max_attempts: int
 ) -> JobStatus | None:
@@ -237,10 +254,23 @@ def _held(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
 
 
 def _in_time() -> ColumnElement[bool]:
-    """The pending limit counts up to the first attempt, the running limit from there."""
-    return or_(
-        and_(Job.started_at.is_(None), Job.pending_until > db_now()),
-        and_(Job.started_at.is_not(None), Job.running_until > db_now()),
+    """The pending limit counts up to the first attempt, and while a job waits that was handed over; else the running limit."""
+    pending = or_(Job.started_at.is_(None), Job.handed_over_at.is_not(None))
+    return or_(and_(pending, Job.pending_until > db_now()), and_(not_(pending), Job.running_until > db_now()))
+
+
+def _go_on(session: Session, job: Job) -> None:
+    """A job that was handed over is claimed: its running time goes on from where it stopped."""
+    now = session.scalars(select(db_now())).one()
+    assert job.handed_over_at is not None
+    assert job.running_until is not None
+    waited = now - job.handed_over_at
+    changes.write(
+        session,
+        job,
+        running_until=job.running_until + waited,
+        waited_seconds=job.waited_seconds + waited.total_seconds(),
+        handed_over_at=None,
     )
 
 
@@ -255,7 +285,7 @@ def _end_cancelled(session: Session, job: Job) -> JobStatus:
 
 
 def _end_timed_out(session: Session, job: Job) -> JobStatus:
-    limit = "pending" if job.started_at is None else "running"
+    limit = "pending" if job.started_at is None or job.handed_over_at is not None else "running"
     seconds = job.request["limits"][f"{limit}_seconds"]
     what = "no worker took the job" if limit == "pending" else "the job was not done"
     problem = TimedOut(

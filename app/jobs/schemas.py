@@ -192,7 +192,9 @@ class JobAnswer(BaseModel):
     created_at: UtcTime
     started_at: UtcTime | None
     finished_at: UtcTime | None
-    queue_seconds: float | None = Field(description="From its creation to its first start; null before.")
+    queue_seconds: float | None = Field(
+        description="From its creation to its first start, and from one worker that handed it over to the next; null before."
+    )
     steps: list[StepAnswer]
     result: dict[str, Any] | None
     problem: dict[str, Any] | None = Field(description="Why it failed, as an error answer says it.")

@@ -242,7 +242,9 @@ def _locked(session: Session, project_id: str, *where: Any) -> list[Job]:
 
 def _answer(job: Job, steps: list[StepAnswer], children: list[str]) -> JobAnswer:
     shown = ("recipe", "inputs", "targets", "evaluation", "budget", "options", "limits")
-    waited = (job.started_at - job.created_at).total_seconds() if job.started_at else None
+    waited = (
+        (job.started_at - job.created_at).total_seconds() + job.waited_seconds if job.started_at else None
+    )
     return JobAnswer(
         id=job.id,
         kind=job.kind,

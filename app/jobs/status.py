@@ -25,7 +25,7 @@ ALLOWED: dict[JobStatus, dict[JobStatus, str]] = {
         JobStatus.TIMED_OUT: "nobody claimed it within its pending limit",
     },
     JobStatus.RUNNING: {
-        JobStatus.QUEUED: "its worker gave it back on shutdown, or its lease ended: another attempt",
+        JobStatus.QUEUED: "its worker gave it back on shutdown, handed it over to one that can go on, or its lease ended",
         JobStatus.CANCELLING: "cancel was asked for; its worker must kill the child first",
         JobStatus.CANCELLED: "a parent whose children were all cancelled",
         JobStatus.SUCCEEDED: "the attempt brought a result",

@@ -50,6 +50,10 @@ class FakeChild:
             assert (Path(kept["root"]) / "file").read_text() == f"{name}\n"
         self.pipe.tell("step", **{**fields, "status": "done", "cached": hit["found"], "seconds": 0.5})
 
+    def hand_over(self, why: str) -> None:
+        """The last line of a child whose machine lacks the device."""
+        self.pipe.tell("hand_over", why=why)
+
     def remember(self, cause: str, text: str) -> None:
         """What later builds may recall."""
         from workers.memory import StepMemory

@@ -106,6 +106,7 @@ def test_the_pending_limit_ends_with_the_first_claim(job: Job) -> None:
         lambda job: do(logs.append_log, job.id, 1, "late", 1000),
         lambda job: do(lease.finish, job.id, 1, JobStatus.SUCCEEDED, {"late": True}),
         lambda job: do(lease.give_back, job.id, 1),
+        lambda job: do(lease.hand_over, job.id, 1, "runtime.tensorrt-rtx.sm89"),
         lambda job: do(lease.retry_later, job.id, 1, PROBLEM, 3),
     ],
 )

@@ -142,6 +142,15 @@ class AheadOfTime(Protocol):
 
 
 @runtime_checkable
+class LookedInto(Protocol):
+    """A runtime that knows more of an engine once it is on its device."""
+
+    def look_into(self, engine: Engine, params: Params) -> dict[str, Any]:
+        """Facts to be put over those of the build."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """A runtime that tells how far a build is, and may learn from builds before it."""
 

@@ -42,8 +42,7 @@ class TensorRtRuntime:
     def build_reporting(
         self, model: ModelHandle, params: Params, out: Path, report: Report, memory: Memory | None = None
     ) -> Engine:
-        """Build an engine. Facts: those of `network_facts` and `build.build_plan`, `compute_capabilities`, and where the engine
-        can be loaded here `layer_report` (`inspect.report`) and `enqueue` (`LoadedTensorRt.enqueue_times`).
+        """Build an engine. Facts: those of `network_facts` and `build.build_plan`, `compute_capabilities`.
 
         Raises:
             Unavailable, InvalidParams, UnsupportedOperator, InvalidModel, OutOfMemory: see `build.build_plan`.
@@ -54,14 +53,8 @@ class TensorRtRuntime:
         if params.strip:
             shutil.copytree(model.root, out / WEIGHTS_FOLDER)
             (out / WEIGHTS_FOLDER / "entry").write_text(model.entry)
-        engine = Engine(
-            out,
-            ENTRY,
-            {**network_facts(model), **facts, "compute_capabilities": self._capabilities(params)},
-        )
-        if self.hindrance(params) is None:
-            engine.facts.update(self._looked_into(engine, params))
-        return engine
+        capabilities = self._capabilities(params)
+        return Engine(out, ENTRY, {**network_facts(model), **facts, "compute_capabilities": capabilities})
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The engine on the GPU. Raises Unavailable, InvalidModel as `LoadedTensorRt`."""
@@ -132,7 +125,8 @@ class TensorRtRuntime:
             return [_dotted(one) for one in params.compute_capabilities]
         return [gpu["compute_capability"] for gpu in gpus()[:1]]
 
-    def _looked_into(self, engine: Engine, params: Params) -> dict[str, Any]:
+    def look_into(self, engine: Engine, params: Params) -> dict[str, Any]:
+        """Facts: `layer_report` (`inspect.report`), `enqueue` (`LoadedTensorRt.enqueue_times`), and what they explain."""
         assert isinstance(params, TensorRtParams | TensorRtRtxParams)
         loaded = self.load(engine, params)
         assert isinstance(loaded, LoadedTensorRt)
