@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from sqlalchemy.engine import make_url
 
-from app import cli
 from app.config import Settings
 from app.main import create_app
+from tests.deploy.commands import parse_command
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -48,22 +47,6 @@ def substituted(text: str) -> str:
     return VARIABLE.sub(
         lambda found: (found[2] or "")[2:] if (found[2] or "").startswith(":-") else "secret", text
     )
-
-
-def parse_command(words: list[str]) -> None:
-    """Raises LookupError or typer's usage error where `burnish` has no such command or option."""
-    assert words[0] == "burnish"
-    command: Any = typer.main.get_command(cli.app)
-    context = command.make_context("burnish", [], resilient_parsing=True)
-    rest = words[1:]
-    while hasattr(command, "resolve_command"):
-        asked = rest[0]
-        name, command, rest = command.resolve_command(context, rest)
-        if command is None:
-            raise LookupError(f"no command {asked}")
-        context = command.make_context(
-            name, list(rest), parent=context, resilient_parsing=hasattr(command, "commands")
-        )
 
 
 def test_compose_file_fits_the_compose_specification() -> None:
