@@ -1,9 +1,11 @@
 """Write `docs/engines.md`: `python -m tests.matrix.engines`."""
 
 import math
+import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,17 @@ from workers.runtimes.base import AheadOfTime
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 SHAPES = ("static", "dynamic")
+TURNS = 5
+YARDSTICK = (
+    "onnxruntime-cpu"  # builds the fp32 model of every row on every machine: what other builds are told in
+)
 Chosen = tuple[str, dict[str, Any]] | None
 CPU: dict[str, Chosen] = {
     "fp32": None,
     "fp16": ("to-fp16", {}),
     "bf16 weights": ("to-bf16", {}),
     "int8": ("quantize-static", {}),
+    "fp8": ("quantize-fp8", {}),
 }
 GPU: dict[str, Chosen] = {
     "fp32": None,
@@ -54,16 +61,20 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Row:
-    """One engine: how large it is beside the ONNX model that was uploaded, and how far it came."""
+    """One engine: its size and the time of its build beside those of the ONNX model that was uploaded, and how far it came.
+
+    `time_ratio`: over the time that ONNX Runtime takes to make and save its engine of the fp32 model.
+    """
 
     size_ratio: float | None
+    time_ratio: float | None
     loaded: bool
     signal_db: float | None
     where: str
     refused: str | None = None
 
 
-def judge(target: str, precision: str, network: Exported, folder: Path) -> Row:
+def judge(target: str, precision: str, network: Exported, folder: Path, turns: int = TURNS) -> Row:
     """Bring a network to a precision, build its engine, and load and run it where that can be done here."""
     name, given, precisions = TARGETS[target]
     params, runtime = RUNTIMES[name].params(**given), runtimes.registry.alone(name)
@@ -72,16 +83,37 @@ def judge(target: str, precision: str, network: Exported, folder: Path) -> Row:
         out = folder / "engine"
         out.mkdir(parents=True)
         engine = runtime.build(model, params, out)
-        ratio = engine.path.stat().st_size / network.model.size_bytes
+        size = engine.size_bytes / network.model.size_bytes
+        seconds = build_ratio(lambda out: runtime.build(model, params, out), network, folder, turns)
         if isinstance(runtime, AheadOfTime) and runtime.hindrance(params) is not None:
-            return Row(ratio, False, None, "built on CPU; no GPU to load it")
+            return Row(size, seconds, False, None, "built on CPU; no GPU to load it")
         loaded = runtime.load(engine, params)
         x = network.x[:2]
         wanted = open_session(network.model).run(None, {"x": x})[0]
         got = loaded.run({"x": x})["y"].astype(np.float64)
     except BurnishError as error:
-        return Row(None, False, None, "", error.code)
-    return Row(engine.size_bytes / network.model.size_bytes, True, signal_db(wanted, got), where(name))
+        return Row(None, None, False, None, "", error.code)
+    return Row(size, seconds, True, signal_db(wanted, got), where(name))
+
+
+def build_ratio(build: Callable[[Path], object], network: Exported, folder: Path, turns: int) -> float:
+    """How many times as long a build takes as the yardstick's of the fp32 model: medians of builds in turns."""
+    yardstick, params = (
+        runtimes.registry.alone(YARDSTICK),
+        RUNTIMES[YARDSTICK].params.model_validate({"threads": 1}),
+    )
+
+    def seconds(work: Callable[[Path], object]) -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            began = time.perf_counter()
+            work(Path(out))
+            return time.perf_counter() - began
+
+    def plain(out: Path) -> object:
+        return yardstick.build(network.model, params, out)
+
+    plain_seconds, own_seconds = zip(*((seconds(plain), seconds(build)) for _ in range(turns)), strict=True)
+    return float(statistics.median(own_seconds) / statistics.median(plain_seconds))
 
 
 def brought(chosen: Chosen, network: Exported, out: Path) -> ModelHandle:
@@ -116,6 +148,11 @@ def combinations() -> Iterator[tuple[str, str, str, str]]:
                     yield target, precision, kind, shapes
 
 
+def times(ratio: float) -> str:
+    """A ratio to two figures, or to a whole number where that is more."""
+    return f"{ratio:.2g}×" if ratio < 99.5 else f"{ratio:.0f}×"
+
+
 def page(rows: dict[tuple[str, str, str, str], Row]) -> Iterator[str]:
     """The page, line by line."""
     yield from (
@@ -125,17 +162,23 @@ def page(rows: dict[tuple[str, str, str, str], Row]) -> Iterator[str]:
         "",
         "Each network was brought to a precision by the pass for it, calibrated on its own random inputs where that needs data, built, "
         "and, where the machine has the device, loaded and run beside the original. `size` is the engine's over that of the ONNX model in "
-        "fp32: of networks this small most of an engine of TensorRT for RTX is kernels. `signal` is what its outputs keep of the original's, in dB.",
+        "fp32, all files of both: of networks this small most of an engine of TensorRT for RTX is kernels. `signal` is what its outputs keep of "
+        "the original's, in dB.",
+        "",
+        f"`build` is the time of the build over the time that ONNX Runtime takes to optimize the same network's fp32 model and save it, on one thread: "
+        "that build works on every machine and every network, and is over in a few milliseconds, so that the ratios are large. The two were built in turns in "
+        f"one run, {TURNS} times each, the libraries loaded before; medians were divided. The machine was in use meanwhile: the rows "
+        "`onnxruntime-cpu` fp32 hold the same build against itself, and what they differ from 1 by is noise. Without a GPU nothing is timed on one, and `build` says nothing of a build by `tensorrt`, which tries kernels on the GPU.",
         "",
         "No engine of TensorRT or TensorRT for RTX has been loaded by this page's makers: [TensorRT](tensorrt.md) says what that leaves "
         "unproved. Speed is measured in jobs, never here: see [measuring](measuring.md).",
         "",
-        "| target | precision | network | shapes | built | size | loaded | run, signal | where |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| target | precision | network | shapes | built | build | size | loaded | run, signal | where |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     )
     for (target, precision, kind, shapes), row in rows.items():
         built = "yes" if row.refused is None else f"`{row.refused}`"
-        size = "–" if row.size_ratio is None else f"{row.size_ratio:.2g}×"
+        ratios = ["–" if one is None else times(one) for one in (row.time_ratio, row.size_ratio)]
         run = (
             "no"
             if row.signal_db is None
@@ -149,7 +192,7 @@ def page(rows: dict[tuple[str, str, str, str], Row]) -> Iterator[str]:
             kind,
             shapes,
             built,
-            size,
+            *ratios,
             "yes" if row.loaded else "no",
             run,
             row.where or "–",

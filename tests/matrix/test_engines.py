@@ -24,9 +24,12 @@ def test_every_combination_has_a_row() -> None:
 @pytest.mark.parametrize("row", list(ROWS)[::17], ids=" ".join)
 def test_a_row_still_holds(row: tuple[str, str, str, str], tmp_path: Path) -> None:
     target, precision, kind, shapes = row
-    found = judge(target, precision, exported(kind, shapes, tmp_path / "network"), tmp_path / "made")
-    built, _, loaded, run, _ = ROWS[row]
+    found = judge(target, precision, exported(kind, shapes, tmp_path / "network"), tmp_path / "made", turns=1)
+    built, time, size, loaded, run, _ = ROWS[row]
     assert built == (found.refused or "yes")
+    assert (found.time_ratio is None, found.size_ratio is None) == (time == "–", size == "–")
+    if found.size_ratio is not None:
+        assert float(size.rstrip("×")) == pytest.approx(found.size_ratio, rel=0.3)
     if not gpus() or not target.startswith("tensorrt"):
         assert loaded == ("yes" if found.loaded else "no")
         assert (run == "no") == (found.signal_db is None)
