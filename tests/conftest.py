@@ -29,6 +29,13 @@ os.environ["BURNISH_RUNTIMES"] = "onnxruntime-cpu"  # trying all of them when a 
 os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for `--numprocesses logical`: tests wait for others a quarter of their time, so one more than there are CPUs."""
+    from workers.measure.processors import allowed_cpus
+
+    return len(allowed_cpus()) + 1
+
+
 @pytest.fixture(autouse=True)
 def _turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where tests run side by side, one that is marked `alone` waits until the others are done, and they for it."""
