@@ -140,6 +140,16 @@ def test_settings_exist_and_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.scratch_path.as_posix() in mounted or not name.startswith("worker"), name
 
 
+def test_jobs_that_run_at_once_fit_into_their_pod() -> None:
+    for name, container in containers():
+        command = container["command"]
+        if "--concurrency" not in command or (jobs := int(command[command.index("--concurrency") + 1])) == 1:
+            continue
+        (limit,) = [one["value"] for one in container["env"] if one["name"] == "BURNISH_CHILD_MEMORY_BYTES"]
+        memory = container["resources"]["limits"]["memory"]
+        assert jobs * int(limit) < int(memory.removesuffix("Gi")) * 2**30, name
+
+
 def test_probes_ask_routes_that_exist_on_the_port_that_is_served() -> None:
     (api,) = pods()["api"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in api["ports"]}
