@@ -121,9 +121,9 @@ def test_parameters_reach_the_session(monkeypatch, cnn, built):
     seen = []
     real = onnxruntime.InferenceSession
 
-    def spy(path, options, providers):
+    def spy(path, options, providers, **others):
         seen.append((options, providers))
-        return real(path, options, providers=providers)
+        return real(path, options, providers=providers, **others)
 
     monkeypatch.setattr(onnxruntime_cpu, "InferenceSession", spy)
     built(
