@@ -29,6 +29,7 @@ ROOMS = (
     "requirements/",
     "benchmarks/",
     "demo/",
+    "deploy/",
 )
 OTHER_VARIABLES = {*reference.CLIENT_VARIABLES}
 

@@ -42,7 +42,8 @@ def families(session: Session) -> Iterator[Metric]:
     """
     loads = load(session)
     serving = _serving(session)
-    known = {INSPECT_QUEUE, *map(queue_for, RUNTIMES), *loads, *serving}
+    on_demand = get_settings().queues_on_demand
+    known = {INSPECT_QUEUE, *map(queue_for, RUNTIMES), *on_demand, *loads, *serving}
     jobs = GaugeMetricFamily(
         "burnish_queue_jobs",
         "Jobs of a queue (uploads, of the queue of inspections) that wait and may run, and that run.",

@@ -118,6 +118,14 @@ def test_workers_serve_queues_that_exist_each_on_its_device() -> None:
     assert queues("worker-cpu") == cpu
 
 
+def test_jobs_for_workers_that_may_be_none_are_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    from_zero = [one["spec"] for one in SCALED if one["spec"]["minReplicaCount"] == 0]
+    assert from_zero
+    monkeypatch.setenv("BURNISH_ON_DEMAND", named("ConfigMap")["burnish"]["data"]["BURNISH_ON_DEMAND"])
+    served = {queue for spec in from_zero for queue in queues(spec["scaleTargetRef"]["name"])}
+    assert set(Settings().queues_on_demand) == served
+
+
 def test_commands_exist_with_their_options() -> None:
     found = [container["command"] for _, container in containers()]
     assert len(found) == 6

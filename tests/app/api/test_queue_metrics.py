@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.auth.tables import Project
 from app.catalog.runtimes import RUNTIMES
-from app.config import Settings
+from app.config import Settings, get_settings
 from app.db import db_now, transaction
 from app.fleet import service as fleet
 from app.jobs.tables import Job
@@ -91,6 +91,19 @@ def test_a_queue_that_nobody_serves_is_told_and_so_is_every_other(filled: Settin
     assert jobs[GPU, "waiting"] == 1
     assert jobs[queue_for("openvino-cpu"), "waiting"] == 0
     assert gauges(api, "burnish_workers") == {(CPU,): 1, (GPU,): 0, (INSPECT_QUEUE,): 0}
+
+
+def test_a_queue_of_workers_that_were_never_seen_is_told(
+    burnish: Settings, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = queue_for("tensorrt", "9.0")
+    monkeypatch.setenv("BURNISH_ON_DEMAND", later)
+    get_settings.cache_clear()
+    assert gauges(api, "burnish_queue_jobs")[later, "waiting"] == 0
+    with transaction() as session:
+        session.add(job("later", later, "queued"))
+    assert gauges(api, "burnish_queue_jobs")[later, "waiting"] == 1
+    assert gauges(api, "burnish_workers")[later,] == 0
 
 
 def test_nothing_waits_in_an_empty_installation(burnish: Settings) -> None:
