@@ -29,6 +29,7 @@ from app.text import first_line, plain
 from workers.compiler import compiler_command
 from workers.runtimes.base import Feeds, unnamed
 from workers.samples import FREE_DIMENSION
+from workers.torch.facts import layers
 from workers.torch.inductor_facts import compiled_facts
 from workers.torch.model import example_inputs, sizes, to_array, to_tensor
 from workers.torch.program import Program, check_feeds, moved, runner
@@ -38,6 +39,10 @@ SOURCES = (
     ".cpp",
     ".cu",
 )  # of the generated code: not needed to run, and full of the paths of the machine that built it
+UNFROZEN = (
+    "With its weights frozen in, the compiled engine gave other values than the model: it was compiled without `freezing`, "
+    "which costs speed."
+)
 LONGEST = 500  # characters of a reason
 MOST_NOISE = 0.01  # noise to signal, in power: 20 dB; rounding leaves 60 dB in 8 bits, another layout none
 
@@ -48,6 +53,8 @@ def compile_program(
     """Compile a program for `device` (cpu, cuda) and `threads` into `package`, which ends with `.pt2`; its facts.
 
     Nothing stays behind but the package: caches go into a folder that is removed, and no compiler process lives on.
+    Where `freezing` makes a network that is not quantized wrong, as convolutions of one channel whose inputs have it last, it is compiled
+    without, and `explained` says so.
 
     Raises:
         Unavailable: there is no C++ compiler on this machine.
@@ -55,6 +62,22 @@ def compile_program(
         OutOfMemory: compiling took too much.
     """
     compiler_command()
+    with _threads(threads), _caches(), _quiet():
+        facts = _compile(program, package, device, threads, freezing, max_autotune)
+        try:
+            _prove(program, package)
+        except UnsupportedOperator:
+            if not freezing or any(layer.quantized for layer in layers(program.program)):
+                raise
+            facts = _compile(program, package, device, threads, False, max_autotune)
+            _prove(program, package)
+            facts["explained"].append(UNFROZEN)
+    return facts
+
+
+def _compile(
+    program: Program, package: Path, device: str, threads: int, freezing: bool, max_autotune: bool
+) -> dict[str, Any]:
     orders = _orders(program.program)
     inputs = [{**entry, "order": order} for entry, order in zip(program.inputs, orders, strict=True)]
     told = {"inputs": inputs, "outputs": program.outputs, "threads": threads, "device": device}
@@ -68,7 +91,7 @@ def compile_program(
         **_without_paths(),
     }
     exported = program.program if device == "cpu" else moved(program, device).program
-    with tempfile.TemporaryDirectory() as folder, _threads(threads), _caches(), _quiet():
+    with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / package.name
         try:
             with torch.no_grad():
@@ -80,7 +103,6 @@ def compile_program(
         except Exception as error:  # Inductor raises errors of many kinds, Python's own among them
             raise _explained(error) from error
         source = _strip(made, package)
-        _prove(program, package)
     return compiled_facts(program.program, source, freezing)
 
 

@@ -26,7 +26,7 @@ from tests.workers.formats.keras_models import (
 from tests.workers.formats.uploads import inspected, package_file
 from workers.formats.base import Source
 from workers.formats.keras import Keras
-from workers.torch.inductor import compile_program, load_package
+from workers.torch.inductor import UNFROZEN, compile_program, load_package
 from workers.torch.keras import keras_library
 from workers.torch.program import Program, export
 
@@ -116,6 +116,23 @@ def test_inductor_takes_what_keras_reads_for_weights(tmp_path: Path) -> None:
     package = tmp_path / "engine.pt2"
     compile_program(program, package, device="cpu", threads=1, freezing=True, max_autotune=False)
     feeds = feeds_of(model, batch=3, sequence_dim1=9)
+    np.testing.assert_allclose(
+        load_package(package, 1).run(feeds)["y"], model.run(feeds)["y"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_inductor_takes_a_grey_image_whose_channel_is_last(tmp_path: Path) -> None:
+    """Frozen, its convolution would be read in the wrong order: it is compiled without, and says so."""
+    image = keras.Input((12, 12, 1), name="image")
+    x = layers.MaxPooling2D()(layers.Conv2D(8, 3, activation="relu")(image))
+    original = keras.Model(image, layers.Dense(5, activation="softmax", name="y")(layers.Flatten()(x)))
+    model = opened(saved(original, tmp_path / "model.keras"))
+    network = model.to_torch()
+    program = Program(export(network), network.inputs, network.outputs)
+    package = tmp_path / "engine.pt2"
+    facts = compile_program(program, package, device="cpu", threads=1, freezing=True, max_autotune=False)
+    assert UNFROZEN in facts["explained"]
+    feeds = feeds_of(model, batch=3)
     np.testing.assert_allclose(
         load_package(package, 1).run(feeds)["y"], model.run(feeds)["y"], rtol=1e-4, atol=1e-5
     )
