@@ -62,6 +62,11 @@ class Held:
     def text(self) -> str:
         """What was wanted and found, and where they differ what that means."""
         wanted = f"{_RULE_TEXTS[self.condition.rule]} {_shown(self.condition.wanted)}".strip()
+        if self.condition.rule == "all_of" and self.found is not None:  # a processor's flags fill a screen
+            missing = sorted(set(_several(self.condition.wanted)) - set(_several(self.found)))
+            if not missing:
+                return wanted
+            return f"wanted {wanted}, here is no {_shown(missing)}: {self.condition.why}"
         if self.verdict == "yes":
             return (
                 f"{_shown(self.found)} ({wanted})" if self.condition.rule != "equal" else _shown(self.found)

@@ -181,3 +181,12 @@ def test_a_workers_machine() -> None:
     assert verdict(hold([GPU], facts)) == "yes"
     assert verdict(hold([GPU], machine.of_worker({**hardware, "gpus": []}, {}))) == "no"
     assert verdict(hold([GPU], machine.of_worker({}, {}))) == "unproved"
+
+
+def test_of_a_processors_many_features_those_that_count_are_shown() -> None:
+    flags = [f"flag{number}" for number in range(100)]
+    wanted = all_of("cpu_features", ["flag1", "flag2"], "no", "it was made for them")
+    (there,) = hold([wanted], {"cpu_features": flags})
+    assert there.text == "all of flag1, flag2"
+    (lacking,) = hold([wanted], {"cpu_features": [flag for flag in flags if flag != "flag2"]})
+    assert lacking.text == "wanted all of flag1, flag2, here is no flag2: it was made for them"
