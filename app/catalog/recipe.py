@@ -223,7 +223,7 @@ def _taken(
         raise IncompatibleRecipe(
             f"{who} does not take {form} models, and they cannot become what it takes",
             param=path,
-            hint=f"it takes {_listed(taken)}",
+            hint=f"it takes {_listed(taken)}: export the network so where it was made, or choose another target",
         ) from None
     if becomes is None:
         return form
