@@ -198,6 +198,12 @@ class Settings(BaseSettings):
         description="The runtimes that workers here may offer, with commas (`onnxruntime-cpu,openvino-cpu`): each is tried when a "
         "worker starts, which takes seconds. Empty: all that work.",
     )
+    host_name: str = Field(
+        "",
+        max_length=255,
+        description="What a worker's machine is called in leases on its processors and GPUs. Containers on one machine must say the "
+        "same, machines different things. Empty: the system's host name.",
+    )
     on_demand: str = Field(
         "",
         description="Queues whose workers an autoscaler starts when a job waits in them, with commas "

@@ -15,6 +15,7 @@ from app.logs import configure_logging
 from app.queue import get_celery
 from workers import running, sweep, tasks
 from workers.loops import repeat
+from workers.watch_gpus import GpuWatch
 
 COUNTED_SECONDS = 0.02
 
@@ -62,6 +63,9 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
             settings = get_settings()
             threads.append(repeat("heartbeat", heartbeat, settings.heartbeat_seconds))
             threads.append(repeat("sweep", sweep.sweep, settings.sweep_seconds))
+            if found["hardware"]["gpus"]:
+                watching = GpuWatch(found["hardware"]["gpus"])
+                threads.append(repeat("gpus", watching.look, settings.heartbeat_seconds))
 
     def shutting_down(**_: Any) -> None:
         running.stopping.set()

@@ -11,9 +11,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -75,7 +76,7 @@ def child_limits(scratch: Path, without: frozenset[str] = frozenset()) -> ChildL
 class ChildProcess:
     """One child, in a session of its own. One thread reads it; `stop` and `kill` may be called from any.
 
-    `command` is called with the arguments of a `Confinement` behind it.
+    `command` is called with the arguments of a `Confinement` behind it; `environment` is put over what it gets of ours.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ChildProcess:
         scratch: Path,
         mark: str,
         limits: ChildLimits,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ):
         self._mark = mark
         self.limits = limits
@@ -111,7 +113,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=home,
-            env=clean_environment(home, temporary, **{MARK: mark}),
+            env=clean_environment(home, temporary, **environment, **{MARK: mark}),
             start_new_session=True,
         )
         assert self._process.stdin is not None

@@ -5,12 +5,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from app.config import get_settings
 from app.ids import new_id
 
 WORKER_ID = new_id("wrk")
-HOST = socket.gethostname()
+HOST = get_settings().host_name or socket.gethostname()
 
 stopping = threading.Event()  # set once the worker shuts down: nothing is claimed, every hold is given back
+
+gpu_lost = (
+    threading.Event()
+)  # it stops for that reason: started anew, it finds out what the machine can still do
 
 _lock = threading.Lock()
 _attempts: dict[str, str] = {}  # folder of the attempt -> id of the job or upload

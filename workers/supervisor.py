@@ -2,21 +2,23 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-import app.tables  # noqa: F401 - every table, before the first row is read
+import app
+import app.tables
 from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, Cancelled, OutOfMemory, TimedOut, Unavailable
+from app.fleet import service as fleet
 from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import running, scratch
+from workers import running, scratch, versions, watch_gpus
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
@@ -24,6 +26,7 @@ from workers.durable import durably
 from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
+from workers.placement import is_lost, missing, placed
 from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
 
@@ -44,7 +47,14 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
         return
     claimed_at = time.monotonic()  # the lease ends no earlier than it does counted from here
     with transaction() as session:
-        job = lease.claim_next(session, rung, running.WORKER_ID, settings.lease_seconds)
+        alone = not fleet.other_versions(session, app.__version__, settings.worker_seen_seconds)
+        job = lease.claim_next(
+            session,
+            rung,
+            running.WORKER_ID,
+            settings.lease_seconds,
+            lambda request: alone or versions.able(request),
+        )
         seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
     if job is None:
         log.info("not_claimed", rung=rung)
@@ -94,6 +104,7 @@ class Attempt:
 
     def _work(self) -> None:
         settings = get_settings()
+        versions.check(self._job.request)
         watch = Watch(
             self._hold,
             Limits(
@@ -103,13 +114,14 @@ class Attempt:
         )
         watch.start()
         try:
-            self._with_child(watch)
+            with placed(self._job.request["targets"][0]) as environment:
+                self._with_child(watch, environment)
         finally:
             watch.settle()
             for device in list(self._hold.devices):
                 self._hold.release(device)
 
-    def _with_child(self, watch: Watch) -> None:
+    def _with_child(self, watch: Watch, environment: Mapping[str, str]) -> None:
         scratch.make(self._folder)
         assignment = durably(
             lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
@@ -123,6 +135,7 @@ class Attempt:
             self._folder,
             self._folder.name,
             self._limits,
+            environment,
         )
         try:
             watch.attend(child)
@@ -131,6 +144,9 @@ class Attempt:
             status = child.close(LEAVE_SECONDS if last else 0)
             answers.close()
             death = broken or death_of(child, status, kills)
+            if (last is None or last["type"] == "problem") and is_lost(environment):
+                self._lost_gpu(watch.stopped, answers.stage)
+                return
             self._settle(assignment, last, watch.stopped, death, answers.stage)
         finally:
             child.close()
@@ -180,6 +196,17 @@ class Attempt:
             return
         brought = keep_files(assignment, last.get("result"))
         self._hold.write(lambda session: conclude(session, self._hold, assignment, brought, problem))
+
+    def _lost_gpu(self, stopped: Stop | None, stage: str | None) -> None:
+        """The GPU is gone: no fault of the job, and this worker can do no more of its kind."""
+        log.error("gpu_lost")
+        watch_gpus.stop_for_lost_gpu()
+        if stopped is not None:
+            self._stopped(stopped, stage)
+            return
+        error = missing(set())
+        error.stage = stage
+        self._died(error)
 
     def _hand_over(self, assignment: OptimizeAssignment, last: dict[str, Any]) -> None:
         """Another worker goes on, which finds what was built by its key."""

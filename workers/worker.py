@@ -24,7 +24,10 @@ log = structlog.get_logger(__name__)
 
 
 def main(queues: list[str] | None, concurrency: int) -> int:
-    """Serve `queues` (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads."""
+    """Serve `queues` (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads.
+
+    The exit status is 1 where it cannot start, and where it stopped because a GPU fell away: start it anew.
+    """
     configure_logging()
     bound_waits()
     tracing.start("worker")
@@ -43,11 +46,16 @@ def main(queues: list[str] | None, concurrency: int) -> int:
         )
         return 1
     privileges.close_memory()
-    can = capabilities(found)
-    if absent := [name for name in queues or [] if name not in can and name.rpartition(".sm")[0] in can]:
-        log.error("no_such_gpu", queues=absent, hint="this machine has no GPU of that compute capability")
+    can = [INSPECT_QUEUE, *capabilities(found)]
+    if absent := [name for name in queues or [] if name not in can]:
+        log.error(
+            "queues_not_served",
+            queues=absent,
+            hint="this machine has no working runtime, or no GPU, for them",
+        )
+    queues = [name for name in queues or can if name in can]
+    if not queues:
         return 1
-    queues = queues or [INSPECT_QUEUE, *can]
     celery = celery_app.make(queues, found)
     log.info("worker_starting", worker=running.WORKER_ID, queues=queues, concurrency=concurrency)
     celery.worker_main(
@@ -63,7 +71,7 @@ def main(queues: list[str] | None, concurrency: int) -> int:
             "--without-heartbeat",
         ]
     )
-    return 0
+    return 1 if running.gpu_lost.is_set() else 0
 
 
 def wanted(queues: list[str] | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Leases on devices: who measures alone on a device of a host. A lease that is not renewed ends by itself."""
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -40,6 +40,12 @@ def release(session: Session, host: str, device: str, holder: str) -> None:
         update(DeviceLease).where(*_held(host, device, holder)).values(holder=None, expires_at=None),
         execution_options={"synchronize_session": False},
     )
+
+
+def leased(session: Session, host: str) -> set[str]:
+    """The devices of a host that somebody measures on."""
+    held = DeviceLease.holder.is_not(None), DeviceLease.expires_at >= db_now()
+    return set(session.scalars(select(DeviceLease.device).where(DeviceLease.host == host, *held)))
 
 
 def _held(host: str, device: str, holder: str) -> tuple[ColumnElement[bool], ...]:

@@ -110,6 +110,12 @@ def served(session: Session, seen_seconds: float) -> dict[str, Presence]:
     return found
 
 
+def other_versions(session: Session, version: str, seen_seconds: float) -> bool:
+    """Whether a live worker is of another version of Burnish."""
+    other = select(Worker.id).where(_live(seen_seconds), Worker.version != version).limit(1)
+    return session.scalar(other) is not None
+
+
 def jobs_of_project(session: Session, project_id: str, job_ids: set[str]) -> set[str]:
     """Those of some jobs that belong to a project."""
     query = select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids))

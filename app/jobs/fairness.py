@@ -1,5 +1,6 @@
 """Who is next: the projects take turns, however many jobs each has queued, and none runs more than it may."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Select, SQLColumnExpression, func, not_, or_, select
@@ -24,8 +25,8 @@ class Next:
     project_id: str
 
 
-def next_in_line(session: Session, queue: str) -> Next | None:
-    """The job of a queue that is to be claimed next, None where none waits or may run.
+def next_in_line(session: Session, queue: str, without: Collection[str] = ()) -> Next | None:
+    """The job of a queue that is to be claimed next, None where none waits or may run. `without`: ids that are passed over.
 
     Of the projects that have a job there, the one that runs the fewest jobs is next; of several, the one whose last claim is
     longest ago. Within a project it is the oldest job. One lookup in an index for each project.
@@ -34,6 +35,7 @@ def next_in_line(session: Session, queue: str) -> Next | None:
     oldest = (
         select(Job.id)
         .where(Job.project_id == Project.id, Job.status == JobStatus.QUEUED, Job.queue == queue)
+        .where(*([Job.id.not_in(without)] if without else []))
         .order_by(Job.created_at, Job.id)
         .limit(1)
         .correlate(Project)

@@ -4,7 +4,7 @@ A job is held while its row says `running` or `cancelling` under the holder's at
 otherwise changes nothing and says so (None or False); the holder then stops its work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import and_, delete, func, not_, or_, select, update
@@ -26,15 +26,27 @@ OVERDUE_GRACE_SECONDS = (
     60.0  # a living supervisor ends its job by itself, with the log, before the sweep does
 )
 SWEEP_LIMIT = 200
+MOST_LEFT = 50  # jobs that a worker passes over in one look
 
 
-def claim_next(session: Session, rung: str, worker_id: str, lease_seconds: float) -> Job | None:
+def claim_next(
+    session: Session,
+    rung: str,
+    worker_id: str,
+    lease_seconds: float,
+    able: Callable[[Mapping[str, Any]], bool] = lambda request: True,
+) -> Job | None:
     """Take the job that is next in the queue of the one that was rung for; None where none waits or may run.
 
-    There are at least as many messages as jobs that wait, so it does not matter which message takes which job.
+    There are at least as many messages as jobs that wait, so it does not matter which message takes which job. A job whose
+    request this worker is not `able` to do is left to others; its message is sent again by the sweep.
     """
     queue = session.scalar(select(Job.queue).where(Job.id == rung))
-    while queue and (found := next_in_line(session, queue)) is not None:
+    left: set[str] = set()
+    while queue and len(left) < MOST_LEFT and (found := next_in_line(session, queue, left)) is not None:
+        if not able(session.scalars(select(Job.request).where(Job.id == found.job_id)).one()):
+            left.add(found.job_id)
+            continue
         if not take_place(session, found.project_id):
             continue  # another worker took the project's last place meanwhile
         if (job := claim(session, found.job_id, worker_id, lease_seconds)) is not None:

@@ -1,6 +1,7 @@
 """Jobs without an API in front: rows, blobs, and a child that does as it is told."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,24 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
         return get_settings()
 
     return change
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Path]:
+    """`smi(printed)`: put a `nvidia-smi` on the path that prints these lines, by the first field asked for."""
+
+    def put(printed: dict[str, str]) -> Path:
+        script = tmp_path / "nvidia-smi"
+        cases = "\n".join(
+            f'*--query-gpu={field},*) printf "%s\\n" "{lines}" ;;' for field, lines in printed.items()
+        )
+        script.write_text(f'#!/bin/sh\necho "$*" > "{tmp_path}/asked"\ncase "$*" in\n{cases}\nesac\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return tmp_path / "asked"
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return put
 
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> Settings:

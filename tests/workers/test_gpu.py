@@ -1,6 +1,5 @@
 """GPUs as `nvidia-smi` tells of them; where there is none, a script in its place prints what one printed."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,6 @@ PRINTED = {
     "name": "NVIDIA H100 80GB HBM3, GPU-5b0a5a5c-2f0e-4c3a-9d1e-0c0f5f7b9a11, 81559, 580.159.04, 9.0",
     "clocks.sm": "1980, 1980, 2619, 41, 121.33, 4096, 77463, P0",
 }
-
-
-@pytest.fixture
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`smi(printed)`: put a `nvidia-smi` on the path that prints these lines, by the first field asked for."""
-
-    def put(printed: dict[str, str]) -> Path:
-        script = tmp_path / "nvidia-smi"
-        cases = "\n".join(
-            f'*--query-gpu={field},*) printf "%s\\n" "{lines}" ;;' for field, lines in printed.items()
-        )
-        script.write_text(f'#!/bin/sh\necho "$*" > "{tmp_path}/asked"\ncase "$*" in\n{cases}\nesac\n')
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        return tmp_path / "asked"
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return put
 
 
 def test_what_it_tells_is_taken_apart(smi):

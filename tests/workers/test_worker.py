@@ -309,6 +309,30 @@ def test_a_worker_tries_what_is_offered_and_needed(
         wanted(None)
 
 
+def test_a_worker_serves_no_queue_that_its_machine_cannot(
+    burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers import worker
+
+    found = {
+        "runtimes": {"onnxruntime-cpu": {}}, "failed": {"openvino-cpu": "it is broken"}, "sandbox": {}, "hardware": {"gpus": []},
+    }  # fmt: skip
+    served: list[str] = []
+
+    class Serving:
+        def worker_main(self, arguments: list[str]) -> None:
+            served.extend(one for one in arguments if one.startswith("--queues"))
+
+    monkeypatch.setattr(worker, "probe", lambda names: found)
+    monkeypatch.setattr("workers.celery_app.make", lambda queues, found: Serving())
+    monkeypatch.setattr("workers.sandbox.privileges.close_memory", lambda: None)
+    own = "runtime.onnxruntime-cpu"
+    assert worker.main([own, "runtime.openvino-cpu", f"{own}.sm89"], 1) == 0
+    assert worker.main(None, 1) == 0
+    assert worker.main(["runtime.openvino-cpu"], 1) == 1
+    assert served == [f"--queues={own}", f"--queues=inspect,{own}"]
+
+
 def test_a_runtime_that_cannot_be_tried_names_its_reason() -> None:
     from workers.probe import try_runtime
 
