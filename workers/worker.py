@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 def main(queues: list[str] | None, concurrency: int) -> int:
-    """Serve `queues` (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads.
+    """Serve `queues`, those of runtimes with those of the GPUs here (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads.
 
     The exit status is 1 where it cannot start, and where it stopped because a GPU fell away: start it anew.
     """
@@ -53,7 +53,7 @@ def main(queues: list[str] | None, concurrency: int) -> int:
             queues=absent,
             hint="this machine has no working runtime, or no GPU, for them",
         )
-    queues = [name for name in queues or can if name in can]
+    queues = [name for name in can if not queues or name in queues or name.rpartition(".sm")[0] in queues]
     if not queues:
         return 1
     celery = celery_app.make(queues, found)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -309,28 +310,49 @@ def test_a_worker_tries_what_is_offered_and_needed(
         wanted(None)
 
 
-def test_a_worker_serves_no_queue_that_its_machine_cannot(
-    burnish_sqlite: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """`serving(found, queues)`: what a worker serves on a machine where the probe found that; [] where it does not start."""
     from workers import worker
 
-    found = {
-        "runtimes": {"onnxruntime-cpu": {}}, "failed": {"openvino-cpu": "it is broken"}, "sandbox": {}, "hardware": {"gpus": []},
-    }  # fmt: skip
     served: list[str] = []
 
     class Serving:
         def worker_main(self, arguments: list[str]) -> None:
-            served.extend(one for one in arguments if one.startswith("--queues"))
+            (queues,) = (one for one in arguments if one.startswith("--queues="))
+            served[:] = queues.removeprefix("--queues=").split(",")
 
-    monkeypatch.setattr(worker, "probe", lambda names: found)
+    def serve(found: dict[str, Any], queues: list[str] | None) -> list[str]:
+        served.clear()
+        monkeypatch.setattr(worker, "probe", lambda names: found)
+        assert worker.main(queues, 1) == (0 if served else 1)
+        return list(served)
+
     monkeypatch.setattr("workers.celery_app.make", lambda queues, found: Serving())
     monkeypatch.setattr("workers.sandbox.privileges.close_memory", lambda: None)
+    return serve
+
+
+def test_a_worker_serves_no_queue_that_its_machine_cannot(
+    burnish_sqlite: Settings, serving: Callable[..., list[str]]
+) -> None:
+    found = {
+        "runtimes": {"onnxruntime-cpu": {}}, "failed": {"openvino-cpu": "it is broken"}, "sandbox": {}, "hardware": {"gpus": []},
+    }  # fmt: skip
     own = "runtime.onnxruntime-cpu"
-    assert worker.main([own, "runtime.openvino-cpu", f"{own}.sm89"], 1) == 0
-    assert worker.main(None, 1) == 0
-    assert worker.main(["runtime.openvino-cpu"], 1) == 1
-    assert served == [f"--queues={own}", f"--queues=inspect,{own}"]
+    assert serving(found, [own, "runtime.openvino-cpu", f"{own}.sm89"]) == [own]
+    assert serving(found, None) == ["inspect", own]
+    assert serving(found, ["runtime.openvino-cpu"]) == []
+
+
+def test_the_queue_of_a_runtime_brings_those_of_its_gpus(
+    burnish_sqlite: Settings, serving: Callable[..., list[str]]
+) -> None:
+    gpus = [{"compute_capability": "8.9"}]
+    found = {"runtimes": {"tensorrt-rtx": {}}, "failed": {}, "sandbox": {}, "hardware": {"gpus": gpus}}
+    both, one = "runtime.tensorrt-rtx", "runtime.tensorrt-rtx.sm89"
+    assert serving(found, [both]) == [both, one]
+    assert serving(found, [one]) == [one]
 
 
 def test_a_runtime_that_cannot_be_tried_names_its_reason() -> None:
