@@ -7,16 +7,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from app.catalog.runtimes import RUNTIMES
 from app.errors import BurnishError, Unavailable
+from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
 from workers.offered import without_absent
 
 SECONDS = 120.0  # for one runtime
+TOGETHER = 4  # each holds a framework and the model
 SHOWN = 50  # unsupported nodes; all are counted
 ASSIGNMENT = "coverage.json"
 
@@ -28,8 +31,9 @@ def coverage(model: ModelHandle, names: Iterable[str], scratch: Path) -> dict[st
     path = scratch / ASSIGNMENT
     path.write_text(json.dumps({"root": str(model.root), "entry": model.entry, "format": model.format}))
     asked = [name for name in without_absent(names) if model.format in RUNTIMES[name].formats]
-    found = {name: _ask(name, path) for name in asked}
-    return {name: answer for name, answer in found.items() if answer is not None}
+    with ThreadPoolExecutor(max_workers=min(usable_processors(), TOGETHER)) as pool:
+        found = zip(asked, pool.map(lambda name: _ask(name, path), asked), strict=True)
+        return {name: answer for name, answer in found if answer is not None}
 
 
 def answer(name: str, path: Path) -> int:

@@ -1,7 +1,6 @@
 """What this machine can do: its hardware, and the runtimes that pass a self-test, each tried in a process of its own."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import psutil
 from app.artifacts.accelerators import accelerators
 from app.catalog.runtimes import RUNTIMES
 from workers.gpu import gpus
+from workers.measure.processors import usable_processors
 from workers.offered import without_absent
 from workers.sandbox import cgroups
 from workers.sandbox.check import sandbox
@@ -129,17 +129,15 @@ def _run_relu(name: str, runtime: Any) -> None:
 def hardware() -> dict[str, Any]:
     """The machine: CPU, usable cores, memory, GPUs."""
     model, flags = cpu()
-    quota = cgroups.cores()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "architecture": platform.machine(),
         "system": platform.system(),
         "glibc": platform.libc_ver()[1] or None,
         "cpu": model,
         "cpu_features": flags,
-        "cores": affinity if quota is None else max(1, min(affinity, int(quota))),
+        "cores": usable_processors(),
         "physical_cores": psutil.cpu_count(logical=False),
-        "core_quota": quota,
+        "core_quota": cgroups.cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "child_memory_bytes": memory_limit_bytes(0),
         "gpus": gpus(),

@@ -18,7 +18,7 @@ from app.jobs import lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import running, scratch, versions, watch_gpus
+from workers import ability, running, scratch, watch_gpus
 from workers.answers import Answers
 from workers.assignment import OptimizeAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
@@ -26,6 +26,7 @@ from workers.durable import durably
 from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
+from workers.measure.processors import usable_processors
 from workers.placement import is_lost, missing, placed
 from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
@@ -47,13 +48,14 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
         return
     claimed_at = time.monotonic()  # the lease ends no earlier than it does counted from here
     with transaction() as session:
-        alone = not fleet.other_versions(session, app.__version__, settings.worker_seen_seconds)
+        seen = settings.worker_seen_seconds
+        alone = not fleet.differs(session, app.__version__, usable_processors(), seen)
         job = lease.claim_next(
             session,
             rung,
             running.WORKER_ID,
             settings.lease_seconds,
-            lambda request: alone or versions.able(request),
+            lambda request: alone or ability.able(request),
         )
         seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
     if job is None:
@@ -104,7 +106,7 @@ class Attempt:
 
     def _work(self) -> None:
         settings = get_settings()
-        versions.check(self._job.request)
+        ability.check(self._job.request)
         watch = Watch(
             self._hold,
             Limits(

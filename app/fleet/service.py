@@ -110,10 +110,19 @@ def served(session: Session, seen_seconds: float) -> dict[str, Presence]:
     return found
 
 
-def other_versions(session: Session, version: str, seen_seconds: float) -> bool:
-    """Whether a live worker is of another version of Burnish."""
-    other = select(Worker.id).where(_live(seen_seconds), Worker.version != version).limit(1)
-    return session.scalar(other) is not None
+def processors(session: Session, queue: str) -> int | None:
+    """The most processors that a worker of a queue has, online or not; None where one does not say, or none was seen."""
+    rows = session.execute(select(Worker.queues, Worker.hardware))
+    found = [hardware.get("cores") for queues, hardware in rows if queue in queues]
+    return max(found, default=None) if None not in found else None
+
+
+def differs(session: Session, version: str, cores: int, seen_seconds: float) -> bool:
+    """Whether a live worker can do what one of this version with so many processors cannot."""
+    return any(
+        worker.version != version or worker.hardware.get("cores", 0) > cores
+        for worker in list_live(session, seen_seconds)
+    )
 
 
 def jobs_of_project(session: Session, project_id: str, job_ids: set[str]) -> set[str]:

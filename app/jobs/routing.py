@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.catalog.recipe import Target
 from app.catalog.runtimes import RUNTIMES
+from app.catalog.threads import threads_of
 from app.config import get_settings
-from app.errors import NoWorker
+from app.errors import InvalidParams, NoWorker
 from app.fleet import service as fleet
 from app.fleet.service import Presence
 from app.jobs.schemas import OptionsRequest
@@ -23,7 +24,20 @@ def route(session: Session, target: Target, options: OptionsRequest, index: int)
     Raises:
         NoWorker: no worker was ever seen that could build the engine; or none that could measure it, and the request takes
             no unverified one.
+        InvalidParams: it asks for more threads than any of them has processors.
     """
+    queue = _queue(session, target, options, index)
+    for name, threads in threads_of(target.params).items():
+        if (most := fleet.processors(session, queue)) is not None and threads > most:
+            raise InvalidParams(
+                f"{name}={threads}, and no worker for {target.runtime} has more than {most} processors",
+                param=f"targets[{index}].params.{name}",
+                hint="ask for fewer, or for 0: as many as there are",
+            )
+    return queue
+
+
+def _queue(session: Session, target: Target, options: OptionsRequest, index: int) -> str:
     served = _served(session)
     building = queue_for(target.runtime)
     if not RUNTIMES[target.runtime].ahead_of_time:

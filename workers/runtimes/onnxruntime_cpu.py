@@ -1,6 +1,5 @@
 """ONNX Runtime on CPUs: the engine is the graph after its optimizations, saved; loading it optimizes nothing again."""
 
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
 from app.errors import UnsupportedOperator
 from workers.distributions import versions_of
+from workers.measure.processors import usable_processors
 from workers.model_handle import ModelHandle
 from workers.onnx_errors import refused
 from workers.onnx_files import ENTRY, WEIGHTS
@@ -97,13 +97,6 @@ class OnnxRuntimeCpu:
     def versions(self) -> Mapping[str, str]:
         """Distributions that matter for results."""
         return versions_of(SPEC.packages)
-
-
-def usable_processors() -> int:
-    """Processors that this process may use (its affinity, where the system knows one)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _to_ort(out: Path, params: OnnxRuntimeCpuParams) -> str:

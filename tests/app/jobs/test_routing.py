@@ -39,7 +39,7 @@ def go_offline(worker: str) -> None:
         fleet.stop(session, worker)
 
 
-def submit(api: TestClient, target: str, **fields: Any) -> Any:
+def submit(api: TestClient, target: Any, **fields: Any) -> Any:
     body = {**optimize(make_model()), "targets": [target], "recipe": NOTHING, **fields}
     return api.post("/v1/jobs", json=body)
 
@@ -155,3 +155,19 @@ def test_what_a_machine_can_do() -> None:
         "runtime.tensorrt.sm89",
         "runtime.tensorrt.sm90",
     ]
+
+
+@pytest.mark.parametrize(("threads", "status"), [(0, 202), (8, 202), (9, 422)])
+def test_no_more_threads_than_a_worker_has_processors(api: TestClient, threads: int, status: int) -> None:
+    for cores in (8, 2):
+        with transaction() as session:
+            fleet.register(
+                session, worker_id=new_id("wrk"), host=new_id("host"), pid=1, version="0",
+                queues=["runtime.onnxruntime-cpu"], runtimes={}, hardware={"cores": cores},
+            )  # fmt: skip
+    target: Any = {"runtime": "onnxruntime-cpu", "params": {"threads": threads}}
+    answer = submit(api, target)
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert answer.json()["param"] == "targets[0].params.threads"
+        assert "8 processors" in answer.json()["detail"]

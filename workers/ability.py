@@ -1,4 +1,4 @@
-"""Whether this worker can do a job just as it was planned: workers and API of several versions serve one installation."""
+"""Whether this worker can do a job just as it was planned: machines differ, and so do versions, that serve one installation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,16 @@ from pydantic import ValidationError
 
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.errors import IncompatibleRecipe
+from app.catalog.threads import threads_of
+from app.errors import IncompatibleRecipe, InvalidParams
+from workers.measure.processors import usable_processors
 
 
 def check(request: Mapping[str, Any]) -> None:
-    """Hold a job's request against this worker's catalog.
+    """Hold a job's request against this worker's catalog and processors.
 
     Raises:
+        InvalidParams: it asks for more threads than the machine has processors.
         IncompatibleRecipe: it was planned by another version, whose passes, runtimes or parameters are not this one's.
     """
     for index, step in enumerate(request["recipe"]["passes"]):
@@ -30,13 +33,20 @@ def check(request: Mapping[str, Any]) -> None:
     if target["runtime"] not in RUNTIMES:
         raise _other(f"there is no runtime {target['runtime']} in it", "targets[0].runtime")
     _check_params(RUNTIMES[target["runtime"]], target["params"], "targets[0].params")
+    for name, threads in threads_of(target["params"]).items():
+        if threads > (most := usable_processors()):
+            raise InvalidParams(
+                f"{name}={threads}, and the machine that took the job has {most} processors",
+                param=f"targets[0].params.{name}",
+                hint="ask for fewer, or for 0: as many as there are",
+            )
 
 
 def able(request: Mapping[str, Any]) -> bool:
     """Whether `check` has nothing against it."""
     try:
         check(request)
-    except IncompatibleRecipe:
+    except (IncompatibleRecipe, InvalidParams):
         return False
     return True
 

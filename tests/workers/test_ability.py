@@ -1,4 +1,4 @@
-"""Workers of several versions on one installation: a job is done as it was planned, or not at all."""
+"""Workers of several versions and sizes on one installation: a job is done as it was planned, or not at all."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from app.db import transaction
 from app.fleet import service as fleet
 from app.jobs.tables import Job
 from tests.workers.conftest import add_job, add_model, problem_code, read_job, run
+from workers.measure.processors import usable_processors
 
 OWN = PASSES["simplify"].version
 STEP = {"pass": "simplify", "params": {}, "version": OWN}
@@ -36,12 +37,12 @@ def planned(folder: Path, **request: Any) -> Job:
     return job
 
 
-def live(version: str) -> None:
+def live(version: str, **hardware: Any) -> None:
     """Another worker."""
     with transaction() as session:
         fleet.register(
             session, worker_id="wrk_b", host="b", pid=1, version=version, queues=["runtime.onnxruntime-cpu"],
-            runtimes={}, hardware={},
+            runtimes={}, hardware=hardware,
         )  # fmt: skip
 
 
@@ -72,3 +73,21 @@ def test_where_no_other_version_lives_it_fails_and_says_why(
     assert after.problem is not None
     assert "another version" in after.problem["detail"]
     assert after.problem["param"].startswith(("recipe.passes[0]", "targets[0]"))
+
+
+MANY = {"targets": [{"runtime": "onnxruntime-cpu", "params": {"threads": usable_processors() + 1}}]}
+
+
+def test_more_threads_than_processors_are_left_to_a_larger_machine(
+    quick_sqlite: Settings, tmp_path: Path
+) -> None:
+    live(app.__version__, cores=usable_processors() + 1)
+    assert run(planned(tmp_path, **MANY)).status == "queued"
+
+
+def test_where_there_is_none_it_fails_and_says_why(quick_sqlite: Settings, tmp_path: Path) -> None:
+    live(app.__version__, cores=1)
+    after = run(planned(tmp_path, **MANY))
+    assert (after.status, problem_code(after)) == ("failed", "invalid_params")
+    assert after.problem is not None
+    assert after.problem["param"] == "targets[0].params.threads"
