@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ COUNTED = (
     "LSTMSequence", "GRUSequence",
 )  # fmt: skip
 READ_AT_ONCE = 16  # samples
+OTHER_WAYS = "run simplify before it, exclude the node, or use quantize-static"
 INTERMEDIATE = "intermediate_model.xml"  # as NNCF calls it
 RESTORER = ["nncf", "quantization", "advanced_accuracy_restorer_parameters"]
 
@@ -194,13 +196,25 @@ def _quantized(
             quantized.set_rt_info(f"{{'max_num_iterations': {params.max_reverted}}}", RESTORER)
             return quantized
         except OPENVINO_ERRORS as error:
-            raise explain(error, "quantizing with NNCF", stage=SPEC.name) from error
+            refusal = explain(error, "quantizing with NNCF", stage=SPEC.name)
+            refusal.hint = refusal.hint or OTHER_WAYS
+            raise refusal from error
         except (nncf.UnsupportedModelError, nncf.ValidationError, nncf.InternalError) as error:
-            raise InvalidModel(
-                f"NNCF cannot work on this model: {str(error)[:500]}",
-                stage=SPEC.name,
-                hint="run simplify before it, exclude the node, or use quantize-static",
-            ) from error
+            raise _unworkable(str(error)) from error
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if _passed_our_code(error):
+                raise
+            raise _unworkable(f"{type(error).__name__}: {error}") from error
+
+
+def _unworkable(why: str) -> InvalidModel:
+    return InvalidModel(f"NNCF cannot work on this model: {why[:500]}", stage=SPEC.name, hint=OTHER_WAYS)
+
+
+def _passed_our_code(error: Exception) -> bool:
+    """Whether an error that left NNCF came out of what NNCF calls of ours, the samples or the measure of accuracy."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] == "workers" for name in frames[1:])  # the first is who called NNCF
 
 
 def _check(quantized: Any, params: QuantizeOpenVinoParams) -> int:

@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from app.errors import IncompatibleRecipe, InvalidDataset, InvalidParams, SignatureMismatch
+from app.errors import IncompatibleRecipe, InvalidDataset, InvalidModel, InvalidParams, SignatureMismatch
 from tests.workers.engines.networks import ArraySamples, answers
+from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.openvino_library import openvino
 
@@ -112,6 +113,52 @@ def test_the_presets_differ_and_mixed_is_asymmetric(mlp, apply, signal):
         digests.add(quantized.digest)
         assert signal(before, answers(quantized, {"images": mlp.images})["logits"]) > 20
     assert len(digests) == 3
+
+
+def pooled_and_split(folder: Path) -> ModelHandle:
+    """Two convolutions with a pooling and a split between them: [n, 2, 8, 8] to [n, 3, 4, 4]."""
+    random = np.random.default_rng(0)
+    shapes = {"first": (4, 2, 3, 3), "second": (3, 2, 3, 3)}
+    weights = [
+        numpy_helper.from_array(random.standard_normal(shape, dtype=np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["c"], "conv", pads=[1] * 4),
+        helper.make_node("MaxPool", ["c"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Split", ["p"], ["upper", "lower"], "split", axis=1, num_outputs=2),
+        helper.make_node("Conv", ["lower", "second"], ["y"], "last", pads=[1] * 4),
+    ]
+    (x, y) = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+        for name, shape in (("x", (2, 8, 8)), ("y", (3, 4, 4)))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    return save_onnx(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder
+    )
+
+
+def test_a_range_before_nodes_of_several_outputs_holds_behind_them(apply, signal, tmp_path: Path):
+    model = pooled_and_split(tmp_path / "m")
+    data = {"x": np.random.default_rng(1).standard_normal((16, 2, 8, 8), dtype=np.float32)}
+    quantized, context = apply("quantize-openvino", model, ArraySamples(data))
+
+    assert context.facts["quantized"] == {"Convolution": 2}
+    assert context.facts["left_out"] == []
+    assert signal(answers(model, data)["y"], answers(quantized, data)["y"]) > 20
+
+
+def test_what_nncf_raises_of_its_own_is_told_with_a_way_on(apply, tmp_path: Path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("bias_id")  # none of NNCF's own errors, as its faults are
+
+    monkeypatch.setattr("nncf.quantize", broken)
+    data = ArraySamples({"x": np.zeros((4, 2, 8, 8), np.float32)})
+    with pytest.raises(InvalidModel, match="KeyError: 'bias_id'") as refusal:
+        apply("quantize-openvino", pooled_and_split(tmp_path / "m"), data)
+    assert refusal.value.stage == "quantize-openvino"
+    assert "quantize-static" in (refusal.value.hint or "")
 
 
 class Attention(torch.nn.Module):
