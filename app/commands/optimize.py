@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,7 @@ from app.commands.common import (
     stdout,
 )
 from app.commands.parsing import bind_data, parse_pass, parse_targets, read_recipe
+from app.commands.plan import print_plan
 from app.commands.progress import busy, bytes_bar, job_bar
 from app.commands.tables import named_by_target, print_result, targets_table
 
@@ -104,12 +105,16 @@ def optimize(
         typer.Option("-o", "--out", help="Where to unpack the engine (several targets: a folder each)."),
     ] = None,
     force: ForceOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done for each target, or why not; queue nothing."),
+    ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make an engine: upload MODEL, optimize it, compare it with the original, download it.
 
-    Exit status: 0 done, 1 the job failed, 2 wrong usage, 3 the service cannot be reached.
+    Exit status: 0 done, 1 the job failed or would be refused (--dry-run), 2 wrong usage, 3 the service cannot be reached.
     """
     if passes and recipe is not None:
         raise Failure("--pass and --recipe exclude each other", status=USAGE)
@@ -147,6 +152,8 @@ def optimize(
         given = {"calibration": dataset, "validation": validation}
         data_ids = {role: uploads.dataset(one)["id"] for role, one in given.items() if one is not None}
         body |= recipe_of(client, steps, data_ids)
+        if dry_run:
+            tell_plan(client.validate(body["subject"], body), as_json)
         job = watch(client, client.submit(body)["id"], console)
         jobs = [client.show("jobs", child) for child in job["children"]] or [job]
         if not as_json:
@@ -260,6 +267,15 @@ def recipe_of(client: Client, recipe: Json | None, data: Mapping[str, str]) -> J
                 status=USAGE,
             )
     return {"recipe": {**recipe, "passes": passes}}
+
+
+def tell_plan(answer: Json, as_json: bool) -> NoReturn:
+    """Print what a job would do, and leave: 1 where a target would be refused."""
+    if as_json:
+        print_json(answer)
+    else:
+        print_plan(stdout(), answer)
+    leave(DONE if answer["valid"] else FAILED)
 
 
 def watch(client: Client, job_id: str, console: Console) -> Json:

@@ -106,8 +106,8 @@ def _check_coverage(coverage: Mapping[str, Any], runtime: str, at: str) -> None:
         f"{runtime} cannot run {count} of the model's {coverage[runtime]['operators']} nodes; the first: {first['reason']}",
         node=first["node"],
         param=f"{at}.runtime",
-        hint="choose another target, or export the model without these operators; `POST /v1/models/{id}/validate` lists them "
-        "for every target",
+        hint="choose another target, or export the model without these operators; `burnish optimize … --dry-run` and "
+        "`POST /v1/models/{id}/validate` list them for every target",
         errors=[
             {"node": one["node"], "operator": one["operator"], "detail": one["reason"]}
             for one in unsupported[:UNSUPPORTED_SHOWN]

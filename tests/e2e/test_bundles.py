@@ -67,6 +67,11 @@ def test_an_engine_is_signed_packed_checked_and_built_anew(
     with Client(running.url, running.api_key) as client:
         uploaded = client.wait_model(client.upload_model(packed, license="MIT")["id"])
         service = Service(client, tmp_path)
+        asked = ["optimize", uploaded["id"], "--pass", "simplify", "--dry-run"]
+        assert command(running, tmp_path, *asked)["valid"]
+        refused = command(running, tmp_path, *asked, "--target", "tensorrt", status=1)
+        assert refused["targets"][0]["problem"]["code"] == "no_worker"
+        assert not client.list("jobs"), "nothing was queued"
         job = service.optimize(uploaded["id"], [{"pass": "simplify"}], options={"package": FORMS})
         assert job["status"] == "succeeded", job["problem"]
         assert set(job["result"]["artifacts"]) >= {"engine", "report", *FORMS}
