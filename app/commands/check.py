@@ -48,6 +48,12 @@ def check(
             help="Public keys in PEM: the bundle must be signed by one of them. Repeat. Default: those of `burnish keys signing trust`.",
         ),
     ] = [],  # noqa: B006 - typer reads the default
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time", help="Say how long a run takes here. Engines that were never measured are timed anyway."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check an engine on this machine: who signed it, its files, where it is valid, and its outputs. No service is needed.
@@ -61,7 +67,7 @@ def check(
     files = trust or [path for path in (trusted_file(),) if path.exists()]
     findings = [signature(folder, read_trusted(files)), *look_at(folder, manifest)]
     if all(finding.ok is not False for finding in findings):
-        findings.append(outputs(folder))
+        findings += run_here(folder, manifest, timed=timed or measured(manifest) is None)
     verdict = verdict_of(findings)
     rebuild = None if verdict == "yes" else rebuild_command(manifest)
     if as_json:
@@ -158,25 +164,49 @@ def rebuild_command(manifest: Mapping[str, Any]) -> str | None:
     return f"burnish rebuild {shlex.quote(job)} -o ENGINE_DIR" if isinstance(job, str) else None
 
 
-def outputs(folder: Path) -> Finding:
-    """Run the bundle's own `run.py`, in a process of its own, and hear what it says."""
+def measured(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The latency that the engine was measured to have; None for one that could not run where it was built."""
+    optimized = (manifest.get("result") or {}).get("optimized") or {}
+    latency: Mapping[str, Any] | None = optimized.get("latency")
+    return latency
+
+
+def run_here(folder: Path, manifest: Mapping[str, Any], *, timed: bool) -> list[Finding]:
+    """Run the bundle's own `run.py`, in a process of its own, and hear what it says: of the outputs, and of how long a run takes."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", str((folder / "run.py").resolve()), "--json"],
+            [
+                sys.executable,
+                "-P",
+                str((folder / "run.py").resolve()),
+                "--json",
+                *(["--time"] if timed else []),
+            ],
             capture_output=True,
             text=True,
             timeout=RUN_SECONDS,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
     except subprocess.TimeoutExpired:
-        return Finding("outputs", False, f"run.py did not end within {RUN_SECONDS} s")
+        return [Finding("outputs", False, f"run.py did not end within {RUN_SECONDS} s")]
     try:
         said = json.loads(done.stdout.strip().splitlines()[-1])
         lines = [_output_text(entry) for entry in said["outputs"]]
+        taken = [_latency(said["latency"], manifest)] if "latency" in said else []
     except (ValueError, IndexError, KeyError, TypeError):
         last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        return Finding("outputs", False, f"run.py ended with status {done.returncode}, saying: {last[0]}")
-    return Finding("outputs", done.returncode == 0, said.get("error") or "; ".join(lines))
+        return [Finding("outputs", False, f"run.py ended with status {done.returncode}, saying: {last[0]}")]
+    return [Finding("outputs", done.returncode == 0, said.get("error") or "; ".join(lines)), *taken]
+
+
+def _latency(here: Mapping[str, Any], manifest: Mapping[str, Any]) -> Finding:
+    """What a run takes here, beside what was measured; no verdict, as nothing ran in turns with it."""
+    text = f"a run on the sample inputs takes {here['p50_ms']:.3g} ms here (median of {here['runs']:d}, in one process)"
+    if (before := measured(manifest)) is not None:
+        text += f"; measured for its proof: {before['p50_ms']:.3g} ms at batch {before['batch']}"
+    else:
+        text += "; it was not measured before"
+    return Finding("latency", None, text)
 
 
 def _output_text(entry: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Load the engine beside this file, run it on the sample inputs, and check the outputs. Burnish is not needed.
 
-    python run.py [--json]
+    python run.py [--json] [--time]
 
 Exit status: 0 the outputs are as promised, 1 they are not, 2 the runtime or a file is missing.
 """
@@ -10,7 +10,9 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,19 +253,45 @@ def load(manifest: Manifest) -> Run:
     return LOADERS[target["runtime"]](HERE / manifest["engine"]["entry"], target)
 
 
-def check(manifest: Manifest, run: Run) -> list[Manifest]:
-    """Run the sample inputs; a list of one dictionary an output: name, ok, exact, max_abs_error, tolerance."""
+def read_samples(manifest: Manifest) -> tuple[Manifest, Manifest]:
+    """The sample inputs and the promised outputs: {name: array} each."""
     import numpy as np
 
     with np.load(HERE / manifest["samples"]["file"], allow_pickle=False) as stored:
         samples = dict(stored)
-    feeds = {
-        name.removeprefix("input:"): value for name, value in samples.items() if name.startswith("input:")
-    }
+    sides = ("input:", "output:")
+    feeds, promised = (
+        {name.removeprefix(side): value for name, value in samples.items() if name.startswith(side)}
+        for side in sides
+    )
+    return feeds, promised
+
+
+def latency(run: Run, feeds: Manifest) -> Manifest:
+    """How long a run takes here: {p50_ms, runs}, of what fits into two seconds, after as many runs as fit into half a second.
+
+    One process, and nothing beside it to compare with: an indication. A verdict needs the service, which takes turns.
+    """
+    taken: list[float] = []
+    for seconds in (0.5, 2.0):
+        taken.clear()
+        end = time.perf_counter() + seconds
+        while len(taken) < 5 or time.perf_counter() < end:
+            started = time.perf_counter()
+            run(feeds)
+            taken.append((time.perf_counter() - started) * 1000)
+    return {"p50_ms": statistics.median(taken), "runs": len(taken)}
+
+
+def check(manifest: Manifest, run: Run) -> list[Manifest]:
+    """Run the sample inputs; a list of one dictionary an output: name, ok, exact, max_abs_error, tolerance."""
+    import numpy as np
+
+    feeds, promised = read_samples(manifest)
     outputs = run(feeds)
     checks = []
     for name, promise in manifest["samples"]["outputs"].items():
-        expected, got = samples["output:" + name], np.asarray(outputs[name])
+        expected, got = promised[name], np.asarray(outputs[name])
         same_kind = got.shape == expected.shape and got.dtype == expected.dtype
         exact = (
             same_kind and hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == promise["sha256"]
@@ -291,6 +319,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--time", action="store_true", help="say too how long a run takes here")
     arguments = parser.parse_args()
     try:
         manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
@@ -301,6 +330,8 @@ def main() -> int:
     else:
         checks = check(manifest, run)
         answer = {"ok": all(entry["ok"] for entry in checks), "outputs": checks}
+        if arguments.time:
+            answer["latency"] = latency(run, read_samples(manifest)[0])
         status = 0 if answer["ok"] else 1
     if arguments.json:
         print(json.dumps(answer))
@@ -315,6 +346,8 @@ def main() -> int:
                 else f"max error {entry['max_abs_error']}, allowed {entry['atol']}"
             )
             print(f"{'ok  ' if entry['ok'] else 'FAIL'}  {entry['output']}: {how}")
+        if "latency" in answer:
+            print(f"a run takes {answer['latency']['p50_ms']:.3g} ms (median of {answer['latency']['runs']})")
     return status
 
 

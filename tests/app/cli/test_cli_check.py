@@ -53,6 +53,7 @@ def engine(tmp_path: Path) -> Path:
             "outputs": {"y": {"sha256": hashlib.sha256((-x).tobytes()).hexdigest(), "atol": 0.0}},
         },
         "files": files,
+        "result": {"optimized": {"latency": {"p50_ms": 0.01, "batch": 2}}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -72,6 +73,26 @@ def test_check_a_good_engine(engine: Path, tmp_path: Path) -> None:
         "outputs": True,
     }
     assert not list(engine.rglob("__pycache__"))
+
+
+def latency(done: subprocess.CompletedProcess[str]) -> str | None:
+    """What is said of how long a run takes; None where nothing is."""
+    said = {finding["what"]: finding["detail"] for finding in json.loads(done.stdout)["findings"]}
+    return said.get("latency")
+
+
+def test_an_engine_that_was_never_measured_is_measured_where_it_can_run(engine: Path, tmp_path: Path) -> None:
+    assert latency(burnish_command("check", str(engine), "--json", home=tmp_path)) is None
+    asked = latency(burnish_command("check", str(engine), "--time", "--json", home=tmp_path))
+    assert asked is not None
+    assert asked.endswith("measured for its proof: 0.01 ms at batch 2")
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["result"]["optimized"]["latency"] = None
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    told = latency(burnish_command("check", str(engine), "--json", home=tmp_path))
+    assert told is not None
+    assert told.endswith("it was not measured before")
+    assert float(told.split(" takes ")[1].split(" ms")[0]) > 0
 
 
 def test_check_runs_nothing_that_was_changed(engine: Path, tmp_path: Path) -> None:
