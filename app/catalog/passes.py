@@ -110,7 +110,7 @@ _SPECS = (
     ),
     PassSpec(
         name="quantize-static",
-        version=1,
+        version=2,
         title="Quantize weights and activations to 8 bits",
         params=QuantizeStaticParams,
         consumes=frozenset({"fp32"}),

@@ -14,6 +14,7 @@ from app.catalog.evaluation import DEFAULT_METRIC
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe, InvalidDataset, InvalidModel
+from workers.attention_scores import before_softmax
 from workers.context import Feeds, PassContext, Samples
 from workers.feeds import plan_feeds
 from workers.model_handle import ModelHandle
@@ -136,12 +137,16 @@ def _check_finite(feed: Feeds, sample: int) -> None:
 
 
 def _excluded(proto: onnx.ModelProto, names: set[str], params: QuantizeOpenVinoParams) -> set[str]:
-    """OpenVINO's names of what is excluded: a node of ONNX becomes `name`, or `name/part` for each of several."""
+    """OpenVINO's names of what is excluded: a node of ONNX becomes `name`, or `name/part` for each of several.
+
+    With it of attention's scores and masks: NNCF leaves those out for `transformer` alone.
+    """
     chosen = [
         node
         for node in nodes_of(proto)
         if node.op_type in params.excluded_operators or node.name in params.excluded_nodes
     ]
+    chosen += before_softmax(proto.graph)
     given = {name for node in chosen for name in (node.name, *node.output) if name}
     return {name for name in names if _within(name, given)}
 

@@ -1,5 +1,7 @@
 """The pass `quantize-static`: 8-bit weights and activations, with ranges from calibration data."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -11,6 +13,7 @@ from app.catalog.pass_params.quantization import FUSED_OPERATORS, QuantizeStatic
 from app.catalog.passes import PASSES
 from app.errors import IncompatibleRecipe
 from workers import qdq
+from workers.attention_scores import before_softmax
 from workers.bias_correction import correct_biases, give_biases
 from workers.calibration import Plan, Ranges, collect_ranges
 from workers.context import PassContext
@@ -30,7 +33,8 @@ LEAST_OPSET = 13  # per-channel QuantizeLinear and DequantizeLinear
 
 @implements(SPEC.name)
 def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) -> ModelHandle:
-    """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32.
+    """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32, as does
+    what `attention_scores.before_softmax` names.
 
     Facts: `quantized` and `left_out` (see `onnx_nodes.outcome`), `calibration` ({samples, method, tensors, synthetic}),
     `bias_correction` (see `bias_correction.correct_biases`) where it was asked for.
@@ -48,7 +52,8 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
     if params.correct_bias:
         give_biases(before, params.excluded_nodes)
     operators = sorted(set(params.operators or FUSED_OPERATORS) - set(params.excluded_operators))
-    tensors = float_tensors(before, operators)
+    excluded = {*params.excluded_nodes, *(node.name for node in before_softmax(before.graph))}
+    tensors = float_tensors(before, operators, excluded)
     if not tensors:
         raise IncompatibleRecipe(
             f"the model has no operator to quantize: none of {', '.join(operators)} works on fp32 values",
@@ -61,7 +66,7 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
         unsigned=params.activation_type == "uint8" and not params.symmetric_activations,
     )  # fmt: skip
     ranges = collect_ranges(before, samples, plan, ctx.report)
-    after = _quantized(before, ranges, operators, params)
+    after = _quantized(before, ranges, operators, sorted(excluded), params)
     restore_shapes(after, original.graph)
     sort_nodes(after.graph)
     if params.correct_bias:
@@ -104,8 +109,8 @@ def apply_tensorrt_form(model: ModelHandle, params: QuantizeStaticParams, ctx: P
     return quantize(model, asked, ctx, SPEC.name)
 
 
-def float_tensors(model: onnx.ModelProto, operators: list[str]) -> list[str]:
-    """The fp32 activations that nodes of these types read or write in the main graph, sorted."""
+def float_tensors(model: onnx.ModelProto, operators: list[str], excluded: Collection[str]) -> list[str]:
+    """The fp32 activations that nodes of these types read or write in the main graph, but for excluded nodes; sorted."""
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     floats = {
@@ -114,7 +119,10 @@ def float_tensors(model: onnx.ModelProto, operators: list[str]) -> list[str]:
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     }
     wanted = {
-        name for node in graph.node if node.op_type in operators for name in (*node.input, *node.output)
+        name
+        for node in graph.node
+        if node.op_type in operators and node.name not in excluded
+        for name in (*node.input, *node.output)
     }
     return sorted((wanted & floats) - constants)
 
@@ -128,7 +136,11 @@ def quantized_nodes(model: onnx.ModelProto) -> set[str]:
 
 
 def _quantized(
-    before: onnx.ModelProto, ranges: Ranges, operators: list[str], params: QuantizeStaticParams
+    before: onnx.ModelProto,
+    ranges: Ranges,
+    operators: list[str],
+    excluded: list[str],
+    params: QuantizeStaticParams,
 ) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(before)
@@ -146,7 +158,7 @@ def _quantized(
             TYPES[params.activation_type],
             TensorsData(CalibrationMethod.MinMax, data),
             [],
-            list(params.excluded_nodes),
+            excluded,
             operators,
             {
                 "ActivationSymmetric": params.symmetric_activations,

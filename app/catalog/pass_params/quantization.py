@@ -78,6 +78,8 @@ class QuantizeStaticParams(_Calibrated):
 
     The fastest form for convolutional networks. The defaults, unsigned activations and signed symmetric weights,
     are the pair that ONNX Runtime fuses into integer kernels on x86; signed activations leave convolutions unfused.
+    What makes attention scores a Softmax's input, as the sum with a mask, stays in fp32: over a range to -10,000 or the
+    lowest float, 8 bits would leave the scores no level.
 
     Sources: Jacob et al., 2018 (https://arxiv.org/abs/1712.05877); Krishnamoorthi, 2018, for per-channel weights
     (https://arxiv.org/abs/1806.08342); Migacz, 8-bit Inference with TensorRT, GTC 2017, for `entropy`; Wu et al.,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
 from app.catalog.runtimes import RUNTIMES
@@ -183,3 +183,39 @@ def loaded(model: ModelHandle) -> LoadedEngine:
 def file_model(path: Path, folder: Path) -> ModelHandle:
     """A model file as a handle of its own."""
     return save_onnx(onnx.load(str(path)), folder)
+
+
+def masked_attention(folder: Path, fill: float) -> ModelHandle:
+    """One head of attention over rows, of which `kept` tells which may be read: [n, 6, 16] to [n, 6, 16]."""
+    random = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(random.standard_normal((16, 16)).astype(np.float32) / 3, name)
+        for name in ("q", "k", "v")
+    ]
+    constants += [
+        numpy_helper.from_array(np.float32(value), name) for name, value in (("zero", 0.0), ("fill", fill))
+    ]
+    constants += [
+        numpy_helper.from_array(np.array([1]), "axis"),
+        numpy_helper.from_array(np.float32(4), "width"),
+    ]
+    nodes = [
+        *(helper.make_node("MatMul", ["rows", name], [f"{name}s"], f"{name}_product") for name in "qkv"),
+        helper.make_node("Transpose", ["ks"], ["kt"], "turned", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["qs", "kt"], ["raw"], "scores"),
+        helper.make_node("Div", ["raw", "width"], ["scaled"], "scale"),
+        helper.make_node("Where", ["kept", "zero", "fill"], ["flat"], "mask"),
+        helper.make_node("Unsqueeze", ["flat", "axis"], ["wide"], "widened"),
+        helper.make_node("Add", ["scaled", "wide"], ["masked"], "masking"),
+        helper.make_node("Softmax", ["masked"], ["shares"], "shares", axis=-1),
+        helper.make_node("MatMul", ["shares", "vs"], ["read"], "reading"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", 6, 16]),
+        helper.make_tensor_value_info("kept", TensorProto.BOOL, ["n", 6]),
+    ]
+    outputs = [helper.make_tensor_value_info("read", TensorProto.FLOAT, ["n", 6, 16])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    return save_onnx(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder
+    )

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import IncompatibleRecipe, InvalidDataset, InvalidModel, InvalidParams, SignatureMismatch
-from tests.workers.engines.networks import ArraySamples, answers
+from tests.workers.engines.networks import ArraySamples, answers, masked_attention
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.openvino_library import openvino
@@ -199,6 +199,20 @@ def test_transformers_keep_their_softmax_and_free_dimensions(apply, signal, tmp_
         before, after = answers(model, feeds)["logits"], answers(quantized, feeds)["logits"]
         assert after.shape == (shape[0], 10)
         assert signal(before, after) > 20
+
+
+def test_a_mask_leaves_attention_its_scores(apply, signal, tmp_path: Path):
+    model = masked_attention(tmp_path / "m", float(np.finfo(np.float32).min))
+    random = np.random.default_rng(1)
+    data = {
+        "rows": random.standard_normal((32, 6, 16)).astype(np.float32),
+        "kept": np.arange(6) < random.integers(1, 7, size=(32, 1)),
+    }
+    quantized, context = apply("quantize-openvino", model, ArraySamples(data))
+
+    assert context.facts["quantized"] == {"MatMul": 5}
+    # NNCF takes the mean of the samples' extremes: coarser than quantize-static
+    assert signal(answers(model, data)["read"], answers(quantized, data)["read"]) > 15
 
 
 def test_a_model_of_nothing_that_nncf_knows_is_refused(apply, tmp_path: Path):

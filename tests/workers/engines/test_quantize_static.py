@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import IncompatibleRecipe, InvalidDataset, InvalidParams
-from tests.workers.engines.networks import ArraySamples
+from tests.workers.engines.networks import ArraySamples, masked_attention
 from workers.calibration import Histogram, Plan, collect_ranges, entropy_cut, percentile_cut
 from workers.onnx_files import save_onnx, signature_of
 from workers.onnx_proof import open_session
@@ -272,3 +272,22 @@ def test_memory_does_not_grow_with_the_number_of_samples(method, simplified):
     few, many = grown(200), grown(4000)
     activations = 4 * (1 + 16 + 16 + 16) * 64 * 3800  # what keeping every further sample's tensors would take
     assert many - few < activations / 4
+
+
+MASKED = {"lowest": np.finfo(np.float32).min, "infinite": -np.inf, "ten-thousand": -10_000.0}
+
+
+@pytest.mark.parametrize("fill", MASKED.values(), ids=MASKED)
+@pytest.mark.parametrize("operators", [None, ("MatMul", "Add", "Where", "Softmax")], ids=["default", "named"])
+def test_attention_that_is_masked_stays_attention(apply, signal, tmp_path: Path, fill, operators):
+    model = masked_attention(tmp_path / "m", fill)
+    random = np.random.default_rng(1)
+    data = {
+        "rows": random.standard_normal((32, 6, 16)).astype(np.float32),
+        "kept": np.arange(6) < random.integers(1, 7, size=(32, 1)),
+    }
+    quantized, context = apply("quantize-static", model, ArraySamples(data), operators=operators)
+
+    assert context.facts["quantized"] == {"MatMul": 5}
+    before, after = (open_session(handle).run(None, data)[0] for handle in (model, quantized))
+    assert signal(before, after) > 25
