@@ -14,13 +14,15 @@ from app.catalog.spec import ModelFacts
 from app.errors import IncompatibleRecipe, InvalidDataset, InvalidParams, UnsupportedOperator
 from tests.workers.engines.networks import ArraySamples, Network, answers
 from workers import runtimes
+from workers.context import Feeds
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.passes import quantize_torch
 from workers.runtimes.base import Engine
 from workers.runtimes.why import why
 from workers.torch.facts import layers, weights
-from workers.torch.program import TorchModel, export, load_program, save_program
+from workers.torch.inductor import QUANTIZED_DRAWS, hold
+from workers.torch.program import Program, TorchModel, export, load_program, runner, save_program
 
 NAME = "quantize-torch"
 MODES = ["int8-static", "int8-dynamic", "weights-8bit"]
@@ -238,3 +240,28 @@ def test_an_engine_that_computes_something_else_is_not_given_away(
         compiled(model)
     assert "gives other values of 'logits'" in refusal.value.detail
     assert refusal.value.stage == "building"
+
+
+class Missing:
+    """The program itself as an engine, which gives the negative of its outputs on some of the inputs that it is given."""
+
+    def __init__(self, program: Program, misses: int):
+        self.inputs, self.outputs = list(program.inputs), list(program.outputs)
+        self._run = runner(program)
+        self._left = misses
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        self._left -= 1
+        sign = -1 if self._left >= 0 else 1
+        return {name: sign * value for name, value in self._run(feeds).items()}
+
+
+def test_in_8_bits_an_engine_may_miss_some_inputs_but_not_all(cnn: Network, apply: Callable):
+    model, _ = apply(NAME, cnn.program, cnn.train, mode="int8-static")
+    quantized, plain = load_program(model.path), load_program(cnn.program.path)
+
+    hold(quantized, Missing(quantized, QUANTIZED_DRAWS - 1), {}, "hint")
+    hold(plain, Missing(plain, 0), {}, "hint")
+    for program, misses in ((quantized, QUANTIZED_DRAWS), (plain, 1)):
+        with pytest.raises(UnsupportedOperator, match="other values of 'logits'"):
+            hold(program, Missing(program, misses), {}, "hint")
