@@ -18,7 +18,6 @@ from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.errors import NotFound
 from app.jobs.routing import measuring_queue
-from app.jobs.schemas import OptionsRequest
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import get_storage
@@ -66,7 +65,7 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
         NotFound: the subject or a dataset is gone.
     """
     request = job.request
-    target, options = Target.model_validate(request["targets"][0]), OptionsRequest(**request["options"])
+    target, allowed = Target.model_validate(request["targets"][0]), request["options"].get("allow_unmeasured")
     return OptimizeAssignment(
         job_id=job.id,
         attempt=job.attempt,
@@ -80,7 +79,7 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
         budget=request["budget"],
         options=request["options"],
         measure_seconds=get_settings().measure_seconds,
-        measuring_queue=measuring_queue(session, target, options, job.queue),
+        measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),
     )
 
 

@@ -54,7 +54,7 @@ def _queue(session: Session, target: Target, options: OptionsRequest, index: int
     return queue
 
 
-def measuring_queue(session: Session, target: Target, options: OptionsRequest, queue: str) -> str | None:
+def measuring_queue(session: Session, target: Target, queue: str, *, allow_unmeasured: bool) -> str | None:
     """Where a job that was built in `queue`, by a worker without a GPU for it, goes on; None: nowhere.
 
     A request that takes an unverified engine waits for no worker that is only offline.
@@ -64,7 +64,7 @@ def measuring_queue(session: Session, target: Target, options: OptionsRequest, q
     if not RUNTIMES[target.runtime].ahead_of_time or queue in candidates:
         return None
     found = _best(candidates, served)
-    return None if found and options.allow_unmeasured and served[found] == "offline" else found
+    return None if found and allow_unmeasured and served[found] == "offline" else found
 
 
 def running_queues(target: Target, served: Iterable[str]) -> list[str]:

@@ -75,9 +75,9 @@ def test_a_step_that_goes_while_it_is_laid_out_is_no_hit(
         return found
 
     monkeypatch.setattr(DiskStorage, "path", path)
-    answers: Any = SimpleNamespace(_scratch=tmp_path)
-    into = tmp_path / "cached" / "step"
-    assert not Answers._lay_out(answers, tree, into)
+    answers: Any = SimpleNamespace(_scratch=tmp_path / "work")
+    into = tmp_path / "cached" / tree
+    assert not Answers._lay_out(answers, tree)
     assert len(seen) == moment
     assert not into.exists()
     assert not into.with_suffix(".partial").exists()

@@ -10,7 +10,6 @@ from app.db import transaction
 from app.fleet import service as fleet
 from app.ids import new_id
 from app.jobs.routing import measuring_queue
-from app.jobs.schemas import OptionsRequest
 from app.jobs.tables import Job
 from app.queue import queue_for
 from tests.app.api.support import assert_problem
@@ -57,9 +56,8 @@ def goes_on(target: str, queue: str, **options: Any) -> str | None:
     runtime, _, kinds = target.partition(":sm")
     params = {"compute_capabilities": [int(kinds)]} if kinds else {}
     with transaction(readonly=True) as session:
-        return measuring_queue(
-            session, Target(runtime=runtime, params=params), OptionsRequest(**options), queue
-        )
+        target_ = Target(runtime=runtime, params=params)
+        return measuring_queue(session, target_, queue, **{"allow_unmeasured": False, **options})
 
 
 def test_a_queue_for_each_runtime_and_each_kind_of_gpu() -> None:
