@@ -67,6 +67,13 @@ class Held:
             if not missing:
                 return wanted
             return f"wanted {wanted}, here is no {_shown(missing)}: {self.condition.why}"
+        if self.condition.rule == "any_of" and len(_several(self.found)) > MOST_SHOWN:
+            common = [one for one in _several(self.condition.wanted) if one in _several(self.found)]
+            return (
+                f"{_shown(common)} ({wanted})"
+                if common
+                else f"wanted {wanted}, here is none: {self.condition.why}"
+            )
         if self.verdict == "yes":
             return (
                 f"{_shown(self.found)} ({wanted})" if self.condition.rule != "equal" else _shown(self.found)
@@ -202,6 +209,7 @@ RULES: Mapping[str, Callable[[Any, Any], bool]] = {
     "all_of": lambda found, wanted: set(wanted) <= set(_several(found)),
     "none_of": lambda found, wanted: set(wanted).isdisjoint(_several(found)),
 }
+MOST_SHOWN = 8  # things of a machine in one line: it has one or two GPUs, and a hundred flags
 _RULE_TEXTS = {
     "equal": "",
     "at_least": "at least",

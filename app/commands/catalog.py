@@ -18,6 +18,7 @@ from app.commands.common import (
     stdout,
     when,
 )
+from app.commands.tables import bytes_text
 
 Json = dict[str, Any]
 
@@ -96,6 +97,7 @@ def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
     columns = {
         "id": lambda row: row["id"],
         "host": lambda row: row["host"],
+        "machine": lambda row: machine(row["hardware"]),
         "queues": lambda row: row["queues"],
         "runs": lambda row: row["jobs"],
         "seen": lambda row: when(row["last_seen_at"]),
@@ -110,6 +112,17 @@ def workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
         print_rows(
             {"worker": lambda row: row["id"], **{wall.replace("_", " "): _wall(wall) for wall in walls}}, rows
         )
+
+
+def machine(hardware: Json) -> str:
+    """A worker's machine in a line: processors, memory, GPUs."""
+    parts = []
+    if cores := hardware.get("cores"):
+        parts.append(f"{cores} × {hardware.get('cpu') or hardware.get('architecture', 'processor')}")
+    if memory := hardware.get("memory_bytes"):
+        parts.append(bytes_text(memory))
+    parts += [f"{gpu['name']} ({gpu['compute_capability']})" for gpu in hardware.get("gpus", [])]
+    return ", ".join(parts)
 
 
 def _wall(name: str) -> Callable[[Json], Any]:

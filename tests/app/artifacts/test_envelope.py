@@ -190,3 +190,8 @@ def test_of_a_processors_many_features_those_that_count_are_shown() -> None:
     assert there.text == "all of flag1, flag2"
     (lacking,) = hold([wanted], {"cpu_features": [flag for flag in flags if flag != "flag2"]})
     assert lacking.text == "wanted all of flag1, flag2, here is no flag2: it was made for them"
+    either = any_of("cpu_features", ["flag1", "other"], "slow", "8 bits are slow without")
+    (one,) = hold([either], {"cpu_features": flags})
+    assert one.text == "flag1 (one of flag1, other)"
+    (none,) = hold([either], {"cpu_features": flags[2:]})
+    assert none.text == "wanted one of flag1, other, here is none: 8 bits are slow without"

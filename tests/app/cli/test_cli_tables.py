@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app.commands.catalog import machine
 from app.commands.common import print_problem
 from app.commands.tables import bytes_text, ms_text, named_by_target, print_result, targets_table
 
@@ -182,3 +183,10 @@ def test_what_the_detail_tells_is_not_told_again() -> None:
     quoted = {"code": "invalid_model", "param": "signature", "detail": "it has no output"}
     rejected = {"detail": "the model mdl_1 was rejected: it has no output", "errors": [quoted]}
     assert "also" not in problem_text(rejected)
+
+
+def test_a_workers_machine_in_a_line() -> None:
+    gpu = {"name": "NVIDIA L40S", "compute_capability": "8.9"}
+    told = {"cores": 8, "cpu": "EPYC", "memory_bytes": 64 * 2**30, "gpus": [gpu, gpu]}
+    assert machine(told) == "8 × EPYC, 64 GiB, NVIDIA L40S (8.9), NVIDIA L40S (8.9)"
+    assert machine({}) == ""
