@@ -28,7 +28,7 @@ the unmodified network in fp32 on the same runtime, fed with the same samples on
 
 The drop is in top-1 accuracy with its 95% interval ([how it is formed](measuring.md#outputs-first)); a negative one is a gain by
 chance. `within` says whether the interval keeps to {MAX_DROP}. The size is the engine's files over the uploaded file. The last column is
-the signal-to-noise ratio of the logits against the original's.
+the signal-to-noise ratio of the logits against the original's; a dash there: no difference at all, as nothing in the network was taken.
 """
 COLUMNS = "| target | passes | original | engine | drop [95%] | within | size | SQNR, dB |"
 TITLES = {

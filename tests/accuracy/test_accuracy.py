@@ -18,7 +18,13 @@ SAMPLE = (
     Case("openvino-cpu", [{"pass": "simplify"}, {"pass": "quantize-static"}]),
 )
 LEAST = {"fashion": 0.9, "digits": 0.98, "sentiment": 0.75}  # accuracy in fp32
-COARSE: dict[tuple[str, str], float] = {}  # recipes that are known to lose more, and how much at most
+# recipes that are known to lose more, and how much at most: MiniLM has activations that one range for a tensor does not suit
+COARSE = {
+    ("sentiment", "onnxruntime-cpu-simplify+quantize-static"): 0.07,
+    ("sentiment", "onnxruntime-cpu-simplify+quantize-static-percentile"): 0.07,
+    ("sentiment", "openvino-cpu-simplify+quantize-static"): 0.07,
+    ("sentiment", "openvino-cpu-simplify+quantize-openvino"): 0.15,
+}
 
 
 def told(case: Case) -> str:
