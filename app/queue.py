@@ -49,14 +49,9 @@ def _transport_options() -> dict[str, Any]:
     }
 
 
-def queue_for(runtime: str, compute_capability: int | str | None = None) -> str:
-    """The queue of a capability: one for each runtime, and one for each kind of GPU that it runs on.
-
-    `compute_capability` is 89 or `8.9`. The workers of `runtime.tensorrt.sm89` serve `runtime.tensorrt` too.
-    """
-    if compute_capability is None:
-        return f"runtime.{runtime}"
-    return f"runtime.{runtime}.sm{str(compute_capability).replace('.', '')}"
+def queue_for(runtime: str, compute_capability: int | None = None) -> str:
+    """The queue of a capability: one for each runtime, and one for each kind of GPU that it runs on (89 is 8.9)."""
+    return f"runtime.{runtime}" + ("" if compute_capability is None else f".sm{compute_capability}")
 
 
 def send_job(session: Session, job_id: str, queue: str) -> None:

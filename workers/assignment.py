@@ -59,9 +59,7 @@ class OptimizeAssignment(BaseModel):
     budget: dict[str, Any] | None
     options: dict[str, Any]
     measure_seconds: float
-    measuring_queue: str | None = (
-        None  # where the job goes on if this machine cannot run the engine; None: nowhere
-    )
+    measuring_queue: str | None = None  # where a job goes on whose engine cannot run here
 
 
 class InspectAssignment(BaseModel):

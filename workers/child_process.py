@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -86,7 +85,7 @@ class ChildProcess:
         scratch: Path,
         mark: str,
         limits: ChildLimits,
-        environment: Mapping[str, str] = MappingProxyType({}),
+        environment: Mapping[str, str] | None = None,
     ):
         self._mark = mark
         self.limits = limits
@@ -113,7 +112,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=home,
-            env=clean_environment(home, temporary, **environment, **{MARK: mark}),
+            env=clean_environment(home, temporary, **(environment or {}), **{MARK: mark}),
             start_new_session=True,
         )
         assert self._process.stdin is not None

@@ -34,10 +34,7 @@ def save_onnx(model: onnx.ModelProto, out: Path, *, limit_bytes: int = PROTOBUF_
 
 def tree_digest(root: Path) -> str:
     """The digest that `storage.put_tree` gives the files below a folder."""
-    from app.storage import (  # it brings the settings: every launch of an engine would read them
-        TreeFile,
-        tree_text,
-    )
+    from app.storage import TreeFile, tree_text  # late: every launch of an engine would read the settings
 
     entries = [
         TreeFile(path.relative_to(root).as_posix(), file_digest(path))

@@ -12,9 +12,7 @@ PASSING_ON = (  # an 8-bit range before these holds behind them
 
 def is_eight_bit(node: Any, place: int) -> bool:
     """Whether an input comes from a FakeQuantize, or from an 8-bit constant by the nodes that dequantize one."""
-    source = node.input_value(
-        place
-    )  # the output, not its node: a MaxPool or a Split has several, each with a type
+    source = node.input_value(place)  # not its node: a MaxPool or a Split has several outputs
     while source.get_node().get_type_name() in DEQUANTIZING + PASSING_ON:
         source = source.get_node().input_value(0)
         if source.get_element_type().to_string() in ("i8", "u8"):

@@ -2,10 +2,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from app.catalog.compute_capability import dotted, number_of
 from app.catalog.runtimes import RUNTIMES
 from app.db import transaction
 from app.errors import Unavailable
@@ -29,11 +30,11 @@ def placed(target: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         Unavailable: the machine has no such GPU (any more).
     """
     runtime = RUNTIMES[target["runtime"]]
-    wanted = {str(kind) for kind in target["params"].get("compute_capabilities", ())}
+    wanted = set(target["params"].get("compute_capabilities", ()))
     fitting = [
         gpu["uuid"]
         for gpu in (gpus() if runtime.device == "cuda" else [])
-        if not wanted or gpu["compute_capability"].replace(".", "") in wanted
+        if not wanted or number_of(gpu["compute_capability"]) in wanted
     ]
     if not fitting:
         if runtime.device == "cuda" and not runtime.ahead_of_time:
@@ -58,9 +59,9 @@ def is_lost(environment: Mapping[str, str]) -> bool:
     return chosen is not None and chosen not in {gpu["uuid"] for gpu in gpus()}
 
 
-def missing(wanted: set[str]) -> Unavailable:
+def missing(wanted: Collection[int] = ()) -> Unavailable:
     """No GPU, or none of these compute capabilities."""
-    kinds = " or ".join(f"{kind[:-1]}.{kind[-1]}" for kind in sorted(wanted))
+    kinds = " or ".join(map(dotted, sorted(wanted)))
     return Unavailable(
         f"this worker's machine has no GPU{f' of compute capability {kinds}' if kinds else ''} any more",
         hint="`GET /v1/workers` says which workers have one; look at the machine's `nvidia-smi` and kernel log",

@@ -13,9 +13,7 @@ HOST = get_settings().host_name or socket.gethostname()
 
 stopping = threading.Event()  # set once the worker shuts down: nothing is claimed, every hold is given back
 
-gpu_lost = (
-    threading.Event()
-)  # it stops for that reason: started anew, it finds out what the machine can still do
+gpu_lost = threading.Event()  # why it stops, if it is that: whatever started it must do so again
 
 _lock = threading.Lock()
 _attempts: dict[str, str] = {}  # folder of the attempt -> id of the job or upload

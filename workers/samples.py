@@ -15,9 +15,7 @@ from workers.context import Feeds, Samples
 from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
 
 FREE_DIMENSION = 64  # what a free dimension behind the first becomes in generated samples, unless told
-TOKEN_IDS = (
-    8  # generated values of an input called `…input_ids` lie below this: alphabets of DNA have little more
-)
+TOKEN_IDS = 8  # generated `…input_ids` lie below this: alphabets of DNA have little more
 
 
 @dataclass(frozen=True)

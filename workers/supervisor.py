@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
-import app
-import app.tables
+import app.tables  # every table, before the first row is read
 from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, Cancelled, OutOfMemory, TimedOut, Unavailable
@@ -48,14 +48,8 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
         return
     claimed_at = time.monotonic()  # the lease ends no earlier than it does counted from here
     with transaction() as session:
-        seen = settings.worker_seen_seconds
-        alone = not fleet.differs(session, app.__version__, usable_processors(), seen)
         job = lease.claim_next(
-            session,
-            rung,
-            running.WORKER_ID,
-            settings.lease_seconds,
-            lambda request: alone or ability.able(request),
+            session, rung, running.WORKER_ID, settings.lease_seconds, lambda request: _ours(session, request)
         )
         seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
     if job is None:
@@ -73,6 +67,12 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
         finally:
             scratch.remove(folder)
         log.info("attempt_ended")
+
+
+def _ours(session: Session, request: Mapping[str, Any]) -> bool:
+    """Whether this worker takes a job: it can do it, or nobody is there who could, and it says why not."""
+    seen = get_settings().worker_seen_seconds
+    return ability.able(request) or not fleet.differs(session, app.__version__, usable_processors(), seen)
 
 
 class Attempt:
@@ -147,6 +147,7 @@ class Attempt:
             answers.close()
             death = broken or death_of(child, status, kills)
             if (last is None or last["type"] == "problem") and is_lost(environment):
+                watch_gpus.stop_for_lost(environment.values())
                 self._lost_gpu(watch.stopped, answers.stage)
                 return
             self._settle(assignment, last, watch.stopped, death, answers.stage)
@@ -200,13 +201,11 @@ class Attempt:
         self._hold.write(lambda session: conclude(session, self._hold, assignment, brought, problem))
 
     def _lost_gpu(self, stopped: Stop | None, stage: str | None) -> None:
-        """The GPU is gone: no fault of the job, and this worker can do no more of its kind."""
-        log.error("gpu_lost")
-        watch_gpus.stop_for_lost_gpu()
+        """The GPU is gone: no fault of the job, which another attempt may do."""
         if stopped is not None:
             self._stopped(stopped, stage)
             return
-        error = missing(set())
+        error = missing()
         error.stage = stage
         self._died(error)
 

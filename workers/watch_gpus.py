@@ -26,14 +26,14 @@ class GpuWatch:
         """Stop the worker where a GPU was not found twice in a row."""
         lost = self._there - {gpu["uuid"] for gpu in gpus()}
         self._missed = self._missed + 1 if lost else 0
-        if self._missed >= MISSED and not running.gpu_lost.is_set():
-            log.error("gpu_lost", gpus=sorted(lost))
-            stop_for_lost_gpu()
+        if self._missed >= MISSED:
+            stop_for_lost(lost)
 
 
-def stop_for_lost_gpu() -> None:
+def stop_for_lost(uuids: Iterable[str]) -> None:
     """Let this worker stop as on SIGTERM; its exit status says that it must be started anew."""
     if not running.gpu_lost.is_set():
+        log.error("gpu_lost", gpus=sorted(uuids))
         running.gpu_lost.set()
         running.stopping.set()
         os.kill(os.getpid(), signal.SIGTERM)

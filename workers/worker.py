@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from app.catalog.compute_capability import number_of
 from app.catalog.runtimes import RUNTIMES
 from app.config import get_settings
 from app.db import bound_waits
@@ -24,9 +25,9 @@ log = structlog.get_logger(__name__)
 
 
 def main(queues: list[str] | None, concurrency: int) -> int:
-    """Serve `queues`, those of runtimes with those of the GPUs here (none given: inspections, and every runtime whose self-test passed) with `concurrency` threads.
+    """Serve `queues` with `concurrency` threads; none given: inspections, and every runtime whose self-test passed.
 
-    The exit status is 1 where it cannot start, and where it stopped because a GPU fell away: start it anew.
+    The queue of a runtime brings those of the GPUs here. Queues that the machine cannot serve are left out. The exit status is 1 where it cannot start, and where it stopped because a GPU fell away: start it anew.
     """
     configure_logging()
     bound_waits()
@@ -82,12 +83,11 @@ def wanted(queues: list[str] | None) -> list[str]:
 
 def capabilities(found: dict[str, Any]) -> list[str]:
     """The queues of what the probe found: one for each runtime, and for runtimes on GPUs one for each kind of them here."""
-    kinds = sorted({gpu["compute_capability"] for gpu in found["hardware"]["gpus"]})
+    kinds = sorted({number_of(gpu["compute_capability"]) for gpu in found["hardware"]["gpus"]})
     return [
-        queue
+        queue_for(name, kind)
         for name in found["runtimes"]
         for kind in (None, *(kinds if RUNTIMES[name].device == "cuda" else ()))
-        for queue in (queue_for(name, kind),)
     ]
 
 

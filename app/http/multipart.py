@@ -15,10 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from app.auth.quotas import StorageRoom
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams, MalformedRequest, PayloadTooLarge, UnsupportedMediaType
-from app.http.problems import field_path, invalid_params
+from app.http.problems import invalid_fields
 from app.http.receiving import receive_into
 from app.storage import Blob, BlobWriter, get_storage
-from app.text import fault
 
 FILE_PART = "file"
 MAX_FIELD_BYTES = 64 * 1024
@@ -154,9 +153,7 @@ class _Parser(Generic[Fields]):
         try:
             return self._schema.model_validate(values)
         except ValidationError as error:
-            raise invalid_params(
-                [(field_path(item["loc"]), fault(item["msg"])) for item in error.errors()]
-            ) from error
+            raise invalid_fields(error) from error
 
     def _on_part_begin(self) -> None:
         self._parts += 1

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from kombu.exceptions import OperationalError as BrokerError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
@@ -129,6 +129,11 @@ def invalid_params(errors: list[tuple[str, str]]) -> InvalidParams:
     first = errors[0]
     more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
     return InvalidParams(f"{first[0] or 'body'}: {first[1]}{more}", param=first[0] or None, errors=listed)
+
+
+def invalid_fields(error: ValidationError) -> InvalidParams:
+    """The problem of fields that a schema refuses."""
+    return invalid_params([(field_path(item["loc"]), fault(item["msg"])) for item in error.errors()])
 
 
 def _invalid_params(error: RequestValidationError) -> InvalidParams:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy.orm import Session
 
+from app.catalog.compute_capability import dotted
 from app.catalog.recipe import Target
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.threads import threads_of
@@ -59,9 +60,11 @@ def measuring_queue(session: Session, target: Target, queue: str, *, allow_unmea
 
     A request that takes an unverified engine waits for no worker that is only offline.
     """
+    if not RUNTIMES[target.runtime].ahead_of_time:
+        return None
     served = _served(session)
     candidates = running_queues(target, served)
-    if not RUNTIMES[target.runtime].ahead_of_time or queue in candidates:
+    if queue in candidates:
         return None
     found = _best(candidates, served)
     return None if found and allow_unmeasured and served[found] == "offline" else found
@@ -107,9 +110,5 @@ def _nobody_to_measure(target: Target, index: int) -> NoWorker:
 
 
 def _named(target: Target) -> str:
-    kinds = sorted(int(kind) for kind in target.params.get("compute_capabilities", ()))
-    return (
-        f" of compute capability {' or '.join(f'{kind // 10}.{kind % 10}' for kind in kinds)}"
-        if kinds
-        else ""
-    )
+    kinds = sorted(target.params.get("compute_capabilities", ()))
+    return f" of compute capability {' or '.join(map(dotted, kinds))}" if kinds else ""

@@ -64,9 +64,8 @@ class Job(Base):
     pending_until: Mapped[datetime]
     running_until: Mapped[datetime | None]
     handed_over_at: Mapped[datetime | None]  # while it waits for a worker that goes on with it
-    waited_seconds: Mapped[float] = mapped_column(
-        default=0.0, server_default="0"
-    )  # in queues, between workers that handed it over
+    # in queues, between a worker that handed it over and the next
+    waited_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
     result: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]

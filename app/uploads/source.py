@@ -15,9 +15,8 @@ from app.auth.quotas import StorageRoom, storage_room
 from app.auth.service import Principal
 from app.db import transaction
 from app.http.multipart import FILE_PART, Fields, receive_form
-from app.http.problems import field_path, invalid_params
+from app.http.problems import invalid_fields
 from app.storage import Blob
-from app.text import fault
 from app.uploads import service
 
 
@@ -105,6 +104,4 @@ def _read(body: bytes, schema: type[Fields]) -> Fields:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise invalid_params(
-            [(field_path(item["loc"]), fault(item["msg"])) for item in error.errors()]
-        ) from error
+        raise invalid_fields(error) from error

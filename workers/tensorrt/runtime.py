@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from app.catalog.compute_capability import dotted, number_of
 from app.catalog.runtime_params.tensorrt import TensorRtParams, TensorRtRtxParams
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
@@ -70,8 +71,8 @@ class TensorRtRuntime:
             return "there is no NVIDIA GPU on the machine that builds it"
         wanted = getattr(params, "compute_capabilities", ())
         here = found[0]["compute_capability"]
-        if wanted and here.replace(".", "") not in {str(one) for one in wanted}:
-            named = ", ".join(_dotted(one) for one in wanted)
+        if wanted and number_of(here) not in wanted:
+            named = ", ".join(map(dotted, wanted))
             return (
                 f"it is for compute capability {named}, and the GPU of the machine that builds it has {here}"
             )
@@ -122,7 +123,7 @@ class TensorRtRuntime:
     def _capabilities(self, params: Params) -> list[str]:
         """Compute capabilities that the engine is for, as in `8.9`; [] where it is for all that the library serves."""
         if isinstance(params, TensorRtRtxParams):
-            return [_dotted(one) for one in params.compute_capabilities]
+            return [dotted(one) for one in params.compute_capabilities]
         return [gpu["compute_capability"] for gpu in gpus()[:1]]
 
     def look_into(self, engine: Engine, params: Params) -> dict[str, Any]:
@@ -147,7 +148,3 @@ class TensorRtRuntime:
                 "on it: the network is too small for the GPU at this batch. CUDA graphs and larger batches help."
             )
         return {"layer_report": told, "enqueue": times, "explained": explained}
-
-
-def _dotted(capability: int) -> str:
-    return f"{capability // 10}.{capability % 10}"

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.catalog.compute_capability import number_of
 from app.catalog.recipe import Target
 from app.db import transaction
 from app.fleet import service as fleet
@@ -62,7 +63,7 @@ def goes_on(target: str, queue: str, **options: Any) -> str | None:
 
 def test_a_queue_for_each_runtime_and_each_kind_of_gpu() -> None:
     assert queue_for("tensorrt") == "runtime.tensorrt"
-    assert queue_for("tensorrt", 89) == queue_for("tensorrt", "8.9") == "runtime.tensorrt.sm89"
+    assert queue_for("tensorrt", 89) == queue_for("tensorrt", number_of("8.9")) == "runtime.tensorrt.sm89"
 
 
 def test_a_job_for_one_kind_of_gpu_waits_for_a_worker_that_has_it(api: TestClient) -> None:
