@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from app.catalog.compute_capability import number_of
 from app.catalog.recipe import Target, validate_target
 from app.catalog.runtime_params.tensorrt import CAPABILITIES
 from app.catalog.runtimes import RUNTIMES
@@ -29,7 +30,7 @@ OF_ONNX = [name for name in NAMES if "onnx" in RUNTIMES[name].formats]
 NO_GPU = pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU")
 NO_ACCELERATOR = pytest.mark.skip(reason="there is no such Intel GPU or NPU")
 NO_RTX = pytest.mark.skipif(
-    not {gpu["compute_capability"].replace(".", "") for gpu in gpus()} & {str(one) for one in CAPABILITIES},
+    not {number_of(gpu["compute_capability"]) for gpu in gpus()} & set(CAPABILITIES),
     reason="TensorRT for RTX does not serve this GPU",
 )
 NO_TENSORRT = pytest.mark.skipif(find_library("nvinfer") is None, reason="TensorRT is not installed")
