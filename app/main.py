@@ -27,6 +27,7 @@ from app.http.limits import BodyLimit
 from app.http.openapi import PROBLEM_RESPONSES, describe
 from app.http.problems import add_problem_handlers
 from app.http.query import refuse_unknown_query
+from app.http.rates import get_rates
 from app.jobs.routes import router as jobs
 from app.models.routes import router as models
 from app.observability import tracing
@@ -101,6 +102,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await notifier.stop()
         await sender.stop()
+        if get_rates.cache_info().currsize:
+            get_rates().close()
 
 
 def _check_database() -> None:

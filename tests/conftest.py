@@ -174,6 +174,8 @@ def installation(
     finally:
         get_engine().dispose()
         get_celery().close()
+        if get_rates.cache_info().currsize:
+            get_rates().close()
         forget_process_state()
 
 

@@ -40,12 +40,17 @@ class Rates:
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
+        self._pool = pool
         self._limiter = SlidingWindowCounterRateLimiter(
             RedisStorage(url, connection_pool=pool, key_prefix="burnish:rate")
         )
         self._away_until = 0.0
         self._logged = -math.inf
         self._blocked: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Close the connections; a count after this opens new ones."""
+        self._pool.disconnect()
 
     def admit_key(self, key_id: str, per_minute: int) -> dict[str, str]:
         """Count a request of a key: the header fields that its answer carries.

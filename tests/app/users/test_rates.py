@@ -4,6 +4,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
@@ -77,12 +78,13 @@ def test_answers_that_are_no_json_carry_the_fields_too(api: TestClient) -> None:
 
 
 def test_processes_count_together(burnish_sqlite: Settings) -> None:
-    here, there = Rates(burnish_sqlite.redis_url), Rates(burnish_sqlite.redis_url)
-    assert here.admit_key("key_a", 2)["RateLimit"].startswith('"key";r=1;')
-    assert there.admit_key("key_a", 2)["RateLimit"].startswith('"key";r=0;')
-    for rates in (here, there):
-        with pytest.raises(Exception, match="used up"):
-            rates.admit_key("key_a", 2)
+    url = burnish_sqlite.redis_url
+    with closing(Rates(url)) as here, closing(Rates(url)) as there:
+        assert here.admit_key("key_a", 2)["RateLimit"].startswith('"key";r=1;')
+        assert there.admit_key("key_a", 2)["RateLimit"].startswith('"key";r=0;')
+        for rates in (here, there):
+            with pytest.raises(Exception, match="used up"):
+                rates.admit_key("key_a", 2)
 
 
 def test_wrong_keys_end_an_addresss_patience(
@@ -111,14 +113,15 @@ def test_without_redis_requests_pass_and_nobody_waits() -> None:
     with socket.socket() as listener:  # takes connections and never answers: worse than refusing them
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        rates = Rates(f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
-        begun = time.monotonic()
-        assert [rates.admit_key("key_a", 1) for _ in range(1000)] == [{}] * 1000
-        assert time.monotonic() - begun < 60  # one wait of a quarter of a second, and not a thousand
+        with closing(Rates(f"redis://127.0.0.1:{listener.getsockname()[1]}/0")) as rates:
+            begun = time.monotonic()
+            assert [rates.admit_key("key_a", 1) for _ in range(1000)] == [{}] * 1000
+            assert time.monotonic() - begun < 60  # one wait of a quarter of a second, and not a thousand
     with running_redis() as url:
         rates = Rates(url)
         assert rates.admit_key("key_a", 1)
-    assert rates.admit_key("key_a", 1) == {}  # it went away in between
+    with closing(rates):
+        assert rates.admit_key("key_a", 1) == {}  # it went away in between
 
 
 def test_redis_that_is_back_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +131,7 @@ def test_redis_that_is_back_counts_again(monkeypatch: pytest.MonkeyPatch) -> Non
         rates = Rates(url)
         assert rates.admit_key("key_a", 9)
     assert rates.admit_key("key_a", 9) == {}
-    with running_redis(own):
+    with running_redis(own), closing(rates):
         assert rates.admit_key("key_a", 9)
 
 
