@@ -248,6 +248,11 @@ class Settings(BaseSettings):
         description="How long a job times its engines, in seconds, launches and warm-ups not counted. More gives tighter "
         "intervals, most so on a busy machine.",
     )
+    checkpoint_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="How often training is kept half done, in seconds: what another attempt goes on from after a crash.",
+    )
     child_memory_bytes: int = Field(
         0,
         ge=0,

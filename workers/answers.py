@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from app import references
 from app.auth import quotas
 from app.config import get_settings
 from app.db import db_now, upsert
@@ -81,6 +82,12 @@ class Store(_Said):
     seconds: float
 
 
+class Forget(_Said):
+    """What is stored under this key is of no use any more."""
+
+    key: Key
+
+
 class Device(_Said):
     """A device to measure on alone."""
 
@@ -130,6 +137,8 @@ class Answers:
                     self._lookup(Lookup.model_validate(fields))
                 case "store":
                     self._store(Store.model_validate(fields))
+                case "forget":
+                    self._forget(Forget.model_validate(fields))
                 case "acquire":
                     self._acquire(Device.model_validate(fields).device)
                 case "release":
@@ -269,6 +278,20 @@ class Answers:
             insert.on_conflict_do_update(index_elements=[StepResult.project_id, StepResult.key], set_=renewed)
         )
         quotas.check_storage(session, self._hold.project_id, 0)
+        return True
+
+    def _forget(self, asked: Forget) -> None:
+        self._child.wait_for_us()
+        self._hold.write(lambda session: self._remove(session, asked.key))
+        self._child.answer()
+
+    def _remove(self, session: Session, key: str) -> bool:
+        if lease.hold(session, self._hold.job_id, self._hold.attempt) is None:
+            return False
+        where = (StepResult.project_id == self._hold.project_id, StepResult.key == key)
+        trees = list(session.scalars(select(StepResult.digest).where(*where)))
+        session.execute(delete(StepResult).where(*where))
+        references.release(session, trees=trees)
         return True
 
     def _acquire(self, device: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from workers.model_handle import ModelHandle
+
 UPLOAD_NAMES = {
     "model": "model.onnx",
     "dataset": "data.npz",
@@ -26,6 +28,10 @@ class SubjectFiles(BaseModel):
     declared: dict[str, Any] = {}  # what the uploader said of it, as far as its format needs that
     license: str | None = None  # as the uploader said it
     name: str
+
+    def handle(self) -> ModelHandle:
+        """The model, to be opened."""
+        return ModelHandle(self.root, self.entry, self.format, self.digest, self.declared)
 
 
 class DatasetFiles(BaseModel):
@@ -53,12 +59,14 @@ class OptimizeAssignment(BaseModel):
     seed: int = 0
     subject: SubjectFiles
     datasets: dict[str, DatasetFiles]  # by id
+    teachers: dict[str, SubjectFiles] = {}  # by id
     recipe: dict[str, Any]
     target: dict[str, Any]
     evaluation: dict[str, Any] | None
     budget: dict[str, Any] | None
     options: dict[str, Any]
     measure_seconds: float
+    checkpoint_seconds: float = 300.0
     measuring_queue: str | None = None  # where a job goes on whose engine cannot run here
 
 

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from workers.model_handle import ModelHandle
+
 Feeds = dict[str, np.ndarray]
+Stored = Callable[[str, Mapping[str, Any], Callable[[Path], dict[str, Any]]], Path]  # see `Steps.stored`
 
 
 class Samples(Protocol):
@@ -38,13 +42,55 @@ class Samples(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Aside:
+    """Files that a pass left besides the model: each becomes an artifact."""
+
+    step: str
+    root: Path
+
+
+class Checkpoint(Protocol):
+    """Where a long step is kept half done, so that another attempt, on whatever worker, goes on from there."""
+
+    def last(self) -> Path | None:
+        """The folder that was kept last, not to be written to; None where there is none."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Keep this folder instead of what was there. Its files are never written to again: the next one is another."""
+        ...
+
+
+class NoCheckpoint:
+    """Nothing is kept: outside of a job."""
+
+    def last(self) -> Path | None:
+        """See `Checkpoint.last`."""
+        return None
+
+    def keep(self, folder: Path) -> None:
+        """See `Checkpoint.keep`."""
+
+
 @dataclass
 class PassContext:
-    """Handed to every pass. `out` is an empty folder for the new model's files."""
+    """Handed to every pass. `out` is an empty folder for the new model's files, `aside` one for what the user may want to
+    have besides (an artifact of kind `training` each, named as its file), `work` one for what nobody needs afterwards.
+    """
 
     out: Path
     seed: int = 0
     samples: Mapping[str, Samples] = field(default_factory=dict)  # by role: calibration, train, …
+    teacher: "ModelHandle | None" = None  # what the recipe names, else the job's subject
+    device: str = "cpu"  # where heavy work may be done: cuda where the attempt has a GPU
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    checkpoint_seconds: float = 300.0
+    aside: Path | None = None
+    work: Path | None = None
+    stored: Stored | None = (
+        None  # a step inside this one, whose files are kept under the key of its whole cause
+    )
     report: Callable[[int, int, str], None] = lambda done, total, message: None
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

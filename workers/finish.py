@@ -47,7 +47,7 @@ class ArtifactSaid(_Said):
     """A file that the child made; `tree_digest` names the stored step that a job can start from."""
 
     role: Text40
-    kind: Literal["engine", "report", "model", "package"]
+    kind: Literal["engine", "report", "model", "package", "training"]
     filename: Annotated[str, StringConstraints(pattern=r"^[^/\x00-\x1f]{1,255}$")]
     media_type: Text100
     path: Path
@@ -125,7 +125,7 @@ def keep_files(assignment: OptimizeAssignment, result: Any) -> Brought:
         said = ResultSaid.model_validate(result)
     except ValidationError as error:
         raise ProtocolError(f"a result that does not fit: {error}") from error
-    known = {assignment.subject.id, *assignment.datasets}
+    known = {assignment.subject.id, *assignment.datasets, *assignment.teachers}
     blobs = []
     for artifact in said.artifacts:
         if strange := {source.id for source in artifact.inputs} - known:

@@ -48,5 +48,33 @@ class StepMemory:
         self._supervisor.ask("store", key=_key(name, cause), name=name, root=str(root), facts={}, seconds=0.0)
 
 
+class StepCheckpoint:
+    """A step half done, in the same cache. `step`: the key of the whole step."""
+
+    def __init__(self, supervisor: Supervisor, name: str, step: str):
+        self._supervisor = supervisor
+        self._name = name
+        self._kept = False
+        self._key = step_key({"checkpoint": name, "step": step})
+
+    def last(self) -> Path | None:
+        """See `context.Checkpoint.last`."""
+        found = self._supervisor.ask("lookup", key=self._key)
+        self._kept = self._kept or found["found"]
+        return Path(found["root"]) if found["found"] else None
+
+    def keep(self, folder: Path) -> None:
+        """See `context.Checkpoint.keep`."""
+        self._kept = True
+        name = f"checkpoint:{self._name}"
+        self._supervisor.ask("store", key=self._key, name=name, root=str(folder), facts={}, seconds=0.0)
+
+    def drop(self) -> None:
+        """The step is done: forget what was kept, if this attempt knows of something."""
+        if not self._kept:
+            return
+        self._supervisor.ask("forget", key=self._key)
+
+
 def _key(name: str, cause: Mapping[str, Any]) -> str:
     return step_key({"memory": name, **cause})

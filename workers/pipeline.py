@@ -2,37 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from app.catalog.formats import FORMATS, way
-from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import Params, PassSpec, RuntimeSpec
-from app.errors import SignatureMismatch, UnsupportedFormat
-from workers import gpu, passes, runtimes, unmeasured
+from app.catalog.spec import Params, RuntimeSpec
+from app.errors import SignatureMismatch
+from workers import gpu, runtimes, unmeasured
 from workers.assignment import OptimizeAssignment
 from workers.building import build_engine, look_into, reference_engine
 from workers.bundle.package import Built, package
-from workers.context import PassContext, Samples
-from workers.conversion import convert, open_model
-from workers.distributions import versions_of
-from workers.formats import onnx
+from workers.context import Aside, Samples
+from workers.conversion import open_model
 from workers.hand_over import HandOver
-from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
 from workers.model_handle import ModelHandle
+from workers.passing import run_pass, taken
 from workers.result import shape_result
 from workers.runtimes.base import Engine
 from workers.samples import open_samples, synthetic_samples
-from workers.steps import StepOutcome, Steps, Supervisor
+from workers.steps import Steps, Supervisor
 from workers.verify import verify_baseline
 
 LARGE_BYTES = 1 << 30
 GPU_CONTEXT_BYTES = 512 << 20  # of a process that uses CUDA, before it holds anything
-SYNTHETIC_CALIBRATION_SAMPLES = 64
 SYNTHETIC_MEASURING_SAMPLES = 16
 
 
@@ -45,6 +39,8 @@ class Attempt:
     steps: Steps
     warnings: list[str] = field(default_factory=list)
     converted: dict[tuple[str, str], ModelHandle] = field(default_factory=dict)  # by digest and format
+    device: str = "cpu"  # where training may be done
+    asides: list[Aside] = field(default_factory=list)  # what passes left besides their models
     signature: Mapping[str, Any] = field(
         init=False
     )  # the subject's, with the sizes that passes have fixed since
@@ -67,14 +63,15 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
         HandOver: all is built, and another worker can run it.
     """
     attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
-    subject = assignment.subject
-    original = ModelHandle(subject.root, subject.entry, subject.format, subject.digest, subject.declared)
+    original = assignment.subject.handle()
 
     runtime = RUNTIMES[assignment.target["runtime"]]
     params = runtime.params.model_validate(assignment.target["params"])
     elsewhere = assignment.measuring_queue is not None
     lacking = unmeasured.hindrance(runtime, params, assignment.options, elsewhere=elsewhere)
 
+    if runtime.device == "cuda" and lacking is None:
+        attempt.device = "cuda"
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
         optimized = run_pass(attempt, number, step, optimized)
@@ -124,129 +121,18 @@ def packaged(
     artifacts = attempt.steps.fresh(
         "packaging",
         lambda: package(
-            attempt.assignment, runtime, params, built, outcomes, result, machine, attempt.supervisor
+            attempt.assignment,
+            runtime,
+            params,
+            built,
+            outcomes,
+            result,
+            machine,
+            attempt.supervisor,
+            attempt.asides,
         ),
     )
     return {"result": result, "artifacts": artifacts, "measurements": measurements}
-
-
-def run_pass(attempt: Attempt, number: int, step: Mapping[str, Any], model: ModelHandle) -> ModelHandle:
-    """One pass of the recipe, from the cache where its whole cause was seen before."""
-    spec = PASSES[step["pass"]]
-    params = spec.params.model_validate(step["params"])
-    model = taken(attempt, model, spec.formats)
-    samples = pass_samples(attempt, spec, step)
-    name = f"pass:{spec.name}"
-
-    def work(out: Path) -> dict[str, Any]:
-        context = PassContext(
-            out=out, seed=attempt.assignment.seed, samples=samples, report=attempt.report(name)
-        )
-        handle = passes.registry.get(spec.name)(model, params, context)
-        return {
-            "entry": handle.entry,
-            "format": handle.format,
-            "warnings": context.warnings,
-            "details": context.facts,
-        }
-
-    cause = {
-        "version": spec.version,
-        "params": params.model_dump(mode="json"),
-        "input": model.digest,
-        "inputs": {role: sample_set.digest for role, sample_set in samples.items()},
-        "seed": attempt.assignment.seed,
-        "packages": versions_of(spec.packages),
-        "hardware": hardware_key() if spec.by_machine(step["params"]) else None,
-    }
-    outcome = attempt.steps.stored(name, cause, work)
-    attempt.warnings += [f"{spec.name}: {text}" for text in outcome.facts["warnings"]]
-    for role, sample_set in samples.items():
-        if sample_set.synthetic:
-            attempt.warnings.append(
-                f"{spec.name} used {sample_set.count} generated random samples for {role}: "
-                "its ranges are guesses, and accuracy on real data may be far worse"
-            )
-    handle = handle_of(outcome)
-    attempt.signature = narrowed(attempt.signature, handle)
-    return handle
-
-
-def narrowed(known: Mapping[str, Any], model: ModelHandle) -> Mapping[str, Any]:
-    """A signature with the sizes of inputs that a pass has fixed: generated data must fit engine and original."""
-    if model.format != onnx.FORMAT:
-        return known
-    fixed = {
-        entry["name"]: entry["shape"] for entry in onnx.signature(model.load_onnx(weights=False))["inputs"]
-    }
-    inputs = [
-        {
-            **entry,
-            "shape": [
-                now if isinstance(now, int) else before
-                for before, now in zip(entry["shape"], fixed.get(entry["name"], entry["shape"]), strict=True)
-            ],
-        }
-        for entry in known["inputs"]
-    ]
-    return {**known, "inputs": inputs}
-
-
-def taken(attempt: Attempt, model: ModelHandle, formats: frozenset[str]) -> ModelHandle:
-    """The model in a format that a pass or a runtime takes: as it is, or converted, which is a step of its own."""
-    to = way(model.format, formats)
-    if to is None:
-        return model
-    if (known := attempt.converted.get((model.digest, to))) is not None:
-        return known
-    spec = FORMATS[model.format]
-    try:
-        packages = versions_of(spec.packages)
-    except PackageNotFoundError as error:
-        raise UnsupportedFormat(
-            f"this worker has no {error.name}, which a {spec.name} model needs",
-            stage=f"convert:{to}",
-            hint=f"install it on every worker that may get such jobs (the extra `{spec.name}` of this package), or upload ONNX",
-        ) from None
-
-    def work(out: Path) -> dict[str, Any]:
-        made, facts = convert(open_model(model), to, out, attempt.assignment.seed)
-        return {"entry": made.entry, "format": made.format, "conversion": facts}
-
-    cause = {
-        "format": spec.name,
-        "version": spec.version,
-        "input": model.digest,
-        "declared": dict(model.declared),
-        "seed": attempt.assignment.seed,
-        "packages": packages,
-    }
-    outcome = attempt.steps.stored(f"convert:{to}", cause, work)
-    found = outcome.facts["conversion"]
-    if not found["checked"]:
-        attempt.warnings.append(
-            f"the conversion to {to} could not be compared with the original: {found['reason']}"
-        )
-    attempt.converted[model.digest, to] = handle_of(outcome)
-    return attempt.converted[model.digest, to]
-
-
-def handle_of(outcome: StepOutcome) -> ModelHandle:
-    """The model that a stored step left."""
-    return ModelHandle(outcome.root, outcome.facts["entry"], outcome.facts["format"], outcome.digest)
-
-
-def pass_samples(attempt: Attempt, spec: PassSpec, step: Mapping[str, Any]) -> dict[str, Samples]:
-    """The data that a pass reads, by role; generated where the recipe names none and the request allowed that."""
-    found: dict[str, Samples] = {}
-    for role, need in spec.needs(step["params"]).items():
-        if (given := step.get("inputs", {}).get(role)) is not None:
-            found[role] = open_samples(attempt.assignment.datasets[given])
-        elif need == "required-or-synthetic":
-            found[role] = synthetic_samples(
-                attempt.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES
-            )
-    return found
 
 
 def check_runtime(

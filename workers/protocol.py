@@ -8,6 +8,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 | step | index, name, status, cached, seconds, key, facts | a step of the job began or ended |
 | lookup* | key | is this step stored? → {found, digest, root, facts, seconds} |
 | store* | key, name, root, facts, seconds | keep this step's files → {digest, root} |
+| forget* | key | what is stored under this key is of no use any more → {} |
 | acquire* | device | wait for the right to measure alone on a device → {} |
 | release* | device | give it back → {} |
 | sign* | manifest | sign this manifest's text → {signature: text, or null where there is no key} |

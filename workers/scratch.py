@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.tables import Artifact
 from app.catalog.formats import FORMATS
-from app.catalog.recipe import Target
+from app.catalog.recipe import Target, is_dataset
 from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.errors import NotFound
@@ -72,13 +72,23 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
         scratch=scratch / WORK,
         seed=request["options"].get("seed", 0),
         subject=_subject(session, job, scratch / "subject"),
-        datasets={id_: _dataset(session, job, id_, scratch / "datasets" / id_) for id_ in job.datasets},
+        datasets={
+            id_: _dataset(session, job, id_, scratch / "datasets" / id_)
+            for id_ in job.datasets
+            if is_dataset(id_)
+        },
+        teachers={
+            id_: _teacher(session, job, id_, scratch / "teachers" / id_)
+            for id_ in job.datasets
+            if not is_dataset(id_)
+        },
         recipe=request["recipe"],
         target=request["targets"][0],
         evaluation=request["evaluation"],
         budget=request["budget"],
         options=request["options"],
         measure_seconds=get_settings().measure_seconds,
+        checkpoint_seconds=get_settings().checkpoint_seconds,
         measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),
     )
 
@@ -92,6 +102,8 @@ def lay_out(assignment: OptimizeAssignment) -> Path:
     """
     storage = get_storage()
     storage.materialize(assignment.subject.digest, assignment.subject.root)
+    for teacher in assignment.teachers.values():
+        storage.materialize(teacher.digest, teacher.root)
     for dataset in assignment.datasets.values():
         storage.materialize(dataset.digest, dataset.root)
     path = assignment.scratch.parent / "assignment.json"
@@ -100,8 +112,17 @@ def lay_out(assignment: OptimizeAssignment) -> Path:
 
 
 def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
-    if job.subject.startswith("art_"):
-        artifact = _row(session, Artifact, job.project_id, job.subject)
+    return _network(session, job, job.subject, root, job.subject_digest)
+
+
+def _teacher(session: Session, job: Job, id_: str, root: Path) -> SubjectFiles:
+    return _network(session, job, id_, root, None)
+
+
+def _network(session: Session, job: Job, id_: str, root: Path, digest: str | None) -> SubjectFiles:
+    """A model or an artifact; `digest`: of its tree, where that is known."""
+    if id_.startswith("art_"):
+        artifact = _row(session, Artifact, job.project_id, id_)
         described = artifact.manifest or {}
         name, format_, signature, facts = (
             described["name"],
@@ -111,14 +132,16 @@ def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:
         )
         declared: dict[str, Any] = {}
         licence = described.get("license")
+        found = artifact.tree_digest
     else:
-        model = _row(session, Model, job.project_id, job.subject)
+        model = _row(session, Model, job.project_id, id_)
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
         declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
         licence = model.declared.get("license")
+        found = model.digest
     return SubjectFiles(
-        id=job.subject,
-        digest=job.subject_digest,
+        id=id_,
+        digest=digest or found,
         root=root,
         entry=facts["entry"],
         format=format_,

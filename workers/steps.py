@@ -48,7 +48,7 @@ class Steps:
         `work` writes its files into the empty folder that it is given and returns the step's facts.
         """
         index = self._begin(name)
-        key = step_key({"step": name, **cause})
+        key = self.key_of(name, cause)
         hit = self._supervisor.ask("lookup", key=key)
         if hit["found"]:
             outcome = StepOutcome(
@@ -67,6 +67,11 @@ class Steps:
         self.outcomes.append(outcome)
         self._end(index, name, outcome.cached, outcome.seconds, key, outcome.facts)
         return outcome
+
+    @staticmethod
+    def key_of(name: str, cause: Mapping[str, Any]) -> str:
+        """The key under which a step with this name and cause is stored."""
+        return step_key({"step": name, **cause})
 
     def fresh(self, name: str, work: Callable[[], T]) -> T:
         """One step that is done anew each time: a measurement is never taken from a cache."""

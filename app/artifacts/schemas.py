@@ -8,7 +8,7 @@ from app.artifacts.envelope import Effect, Verdict
 from app.http.paging import PageQuery
 from app.http.schemas import AnswerSchema, UtcTime
 
-Kind = Literal["engine", "report", "model", "package"]
+Kind = Literal["engine", "report", "model", "package", "training"]
 
 
 class ArtifactQuery(PageQuery):

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,30 +11,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.catalog.evaluation import with_bound
 from app.catalog.formats import way
 from app.catalog.passes import PASSES
+from app.catalog.recipe_data import DatasetFacts as DatasetFacts
+from app.catalog.recipe_data import Options, check_dataset, check_inputs, listed
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import (
     PROTOBUF_LIMIT_BYTES,
     InputRole,
     ModelFacts,
-    Need,
     Params,
     PassSpec,
     Precision,
     PresetContext,
     RuntimeSpec,
-    need_text,
 )
-from app.errors import IncompatibleRecipe, InvalidParams, SignatureMismatch, UnknownPass
+from app.errors import IncompatibleRecipe, InvalidParams, UnknownPass
 from app.text import fault
 
 ERRORS_SHOWN = 20
 CONVERTIBLE = frozenset({"fp32", "fp16", "bf16"})  # what a conversion between formats keeps as it is
-EXACT_FLOATS = {  # what holds every value of an integer type, as numpy counts it
-    "int8": ("float16", "float32", "float64"),
-    "int16": ("float32", "float64"),
-    "int32": ("float64",),
-    "int64": ("float64",),
-}
 
 
 class RecipeStep(BaseModel):
@@ -48,7 +41,8 @@ class RecipeStep(BaseModel):
         default_factory=dict, description="The pass's parameters; absent ones take their defaults."
     )
     inputs: dict[InputRole, str] = Field(
-        default_factory=dict, description="Dataset ids by role: calibration, train, validation, teacher."
+        default_factory=dict,
+        description="Ids by role: datasets as calibration, train and validation, a model or an artifact as teacher.",
     )
     version: int | None = Field(
         default=None, description="The pass's version. Absent: the current one, which the job then pins."
@@ -68,9 +62,10 @@ class Recipe(BaseModel):
         description="Why a preset chose these passes. Read by people alone: it changes nothing.",
     )
 
-    def dataset_ids(self) -> set[str]:
-        """Every dataset that a step names."""
-        return {id_ for step in self.passes for id_ in step.inputs.values()}
+
+def is_dataset(id_: str) -> bool:
+    """Whether an id is a dataset's: a teacher is a model or an artifact."""
+    return id_.startswith("dat_")
 
 
 class Target(BaseModel):
@@ -84,29 +79,11 @@ class Target(BaseModel):
     )
 
 
-@dataclass(frozen=True)
-class DatasetFacts:
-    """What validation knows of a dataset: `inputs` is {name: {dtype, shape}} without the sample axis."""
-
-    id: str
-    digest: str
-    samples: int
-    inputs: Mapping[str, Mapping[str, Any]]
-    labels: Mapping[str, Any] | None
-
-
 class Evaluation(Protocol):
     """The part of a job's `evaluation` that matters here."""
 
     @property
     def dataset(self) -> str: ...
-
-
-class Options(Protocol):
-    """The part of a job's `options` that matters here."""
-
-    @property
-    def allow_synthetic(self) -> bool: ...
 
 
 def step_key(cause: Mapping[str, Any]) -> str:
@@ -137,12 +114,13 @@ def plan(
     evaluation: Evaluation | None,
     options: Options,
     *,
+    teachers: Mapping[str, ModelFacts] | None = None,
     calibration_hint: str | None = None,
     at: str = "targets[0]",
 ) -> Recipe:
     """The recipe that a job will follow: defaults filled in, versions pinned; the target's preset where none is given.
 
-    `datasets` holds what the request names, by id. `calibration_hint` is the dataset that a preset may calibrate
+    `datasets` and `teachers` hold what the request names, by id. `calibration_hint` is the dataset that a preset may calibrate
     with; a recipe that is given names its data itself. `at` is the target's place in the request.
 
     Raises:
@@ -165,7 +143,7 @@ def plan(
         _check_fit(spec, model, precision, steps, path)
         _check_dialect(spec.name, spec.dialects, dialect, steps, f"{path}.pass")
         params = _validated(spec.params, step.params, f"{path}.params")
-        _check_inputs(spec, step, spec.needs(params), model, datasets, options, path)
+        check_inputs(spec, step.inputs, spec.needs(params), model, datasets, teachers or {}, options, path)
         labels = {id_: dataset.labels for id_, dataset in datasets.items()}
         params = with_bound(spec, params, labels, step.inputs, model, path)
         steps.append(step.model_copy(update={"params": params, "version": spec.version}))
@@ -175,7 +153,7 @@ def plan(
     _check_dialect(runtime.name, runtime.dialects, dialect, steps, f"{at}.runtime")
     _taken(f"the runtime {runtime.name}", runtime.formats, form, precision, model, f"{at}.runtime")
     if evaluation is not None:
-        _check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
+        check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
     return recipe.model_copy(update={"passes": steps})
 
 
@@ -223,20 +201,20 @@ def _taken(
         raise IncompatibleRecipe(
             f"{who} does not take {form} models, and they cannot become what it takes",
             param=path,
-            hint=f"it takes {_listed(taken)}: export the network so where it was made, or choose another target",
+            hint=f"it takes {listed(taken)}: export the network so where it was made, or choose another target",
         ) from None
     if becomes is None:
         return form
     if precision not in CONVERTIBLE:
         raise IncompatibleRecipe(
-            f"{who} takes {_listed(taken)}; a {precision} model in {form} does not become that",
+            f"{who} takes {listed(taken)}; a {precision} model in {form} does not become that",
             param=path,
-            hint=f"do what makes it {precision} in a pass that works on {_listed(taken)}, or choose another target",
+            hint=f"do what makes it {precision} in a pass that works on {listed(taken)}, or choose another target",
         )
     tried = model.conversions.get(becomes, {}) if form == model.format else {}
     if problem := tried.get("problem"):
         raise IncompatibleRecipe(
-            f"{who} takes {_listed(taken)}, and the model does not become {becomes}: {problem['detail']}",
+            f"{who} takes {listed(taken)}, and the model does not become {becomes}: {problem['detail']}",
             param=path,
             hint=problem.get("hint"),
             errors=[problem],
@@ -251,7 +229,7 @@ def _check_fit(
         makers = [step.name for step in before if PASSES[step.name].produces is not None]
         origin = f"after {makers[-1]} it is" if makers else "it is"
         raise IncompatibleRecipe(
-            f"{spec.name} takes {_listed(spec.consumes)} models, but {origin} {precision}",
+            f"{spec.name} takes {listed(spec.consumes)} models, but {origin} {precision}",
             param=f"{path}.pass",
             hint=f"remove {makers[-1]} or {spec.name}" if makers else "upload the model in fp32",
         )
@@ -274,90 +252,7 @@ def _check_dialect(
     raise IncompatibleRecipe(
         f"after {makers[-1]} the model has operators of {dialect} alone, which {who} does not know",
         param=path,
-        hint=f"remove {makers[-1]}, put it last, or choose one of these runtimes: {_listed(speakers)}",
-    )
-
-
-def _check_inputs(
-    spec: PassSpec,
-    step: RecipeStep,
-    needs: Mapping[InputRole, Need],
-    model: ModelFacts,
-    datasets: Mapping[str, DatasetFacts],
-    options: Options,
-    path: str,
-) -> None:
-    for role, id_ in step.inputs.items():
-        if role not in needs:
-            takes = f"it reads {_listed(needs)}" if needs else "it reads no data: remove `inputs`"
-            if role in spec.inputs:
-                takes = f"{role} data is {need_text(spec.inputs[role])}"
-            raise InvalidParams(
-                f"{spec.name} reads no {role} data", param=f"{path}.inputs.{role}", hint=takes
-            )
-        _check_dataset(id_, datasets, model, f"{path}.inputs.{role}")
-    for needed, need in needs.items():
-        if needed in step.inputs or need == "optional":
-            continue
-        synthetic = need == "required-or-synthetic"
-        if synthetic and options.allow_synthetic:
-            continue
-        hint = f"name a dataset: {{'inputs': {{'{needed}': 'dat_…'}}}}"
-        if synthetic:
-            hint += (
-                ", or set options.allow_synthetic to use generated random data (accuracy may suffer badly)"
-            )
-        raise InvalidParams(f"{spec.name} needs {needed} data", param=f"{path}.inputs.{needed}", hint=hint)
-
-
-def _check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelFacts, path: str) -> None:
-    if id_ not in datasets:
-        raise InvalidParams(f"there is no dataset {id_!r}", param=path, hint="upload it, or correct the id")
-    dataset = datasets[id_]
-    for wanted in model.inputs:
-        name = wanted["name"]
-        if name not in dataset.inputs:
-            raise SignatureMismatch(
-                f"the model's input {name!r} is not in the dataset {id_}, which holds {_listed(dataset.inputs)}",
-                param=path,
-                hint="call each array like the model's input that it feeds",
-            )
-        problem = _misfit(wanted, dataset.inputs[name])
-        if problem:
-            raise SignatureMismatch(f"the array {name!r} of dataset {id_} {problem}", param=path)
-
-
-def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
-    """Why an array does not fit a model's input, or None. The array's shape comes without its sample axis.
-
-    An input of the array's full rank takes a slice along the samples, one of a rank less takes a single sample.
-    """
-    if not _castable(given["dtype"], wanted["dtype"]):
-        return f"holds {given['dtype']}, the model takes {wanted['dtype']}"
-    shape, sample = list(wanted["shape"]), list(given["shape"])
-    batched = len(shape) == len(sample) + 1
-    if not batched and len(shape) != len(sample):
-        return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}: the ranks differ"
-    expected = shape[1:] if batched else shape
-    for want, have in zip(expected, sample, strict=True):
-        if isinstance(want, int) and want != have:
-            return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}"
-    return None
-
-
-def _castable(given: str, wanted: str) -> bool:
-    """Whether workers feed an array of one dtype to an input of another: floats to floats, integers to integers, and
-    what loses nothing."""
-    if given == wanted:
-        return True
-    if wanted == "string":
-        return given.startswith(("str", "object"))
-    if given.startswith("float"):
-        return wanted.startswith("float")
-    if given.startswith(("int", "uint")) and wanted.startswith("float"):
-        return wanted in EXACT_FLOATS.get(given.removeprefix("u"), ())
-    return given.startswith(("int", "uint", "bool")) and wanted.startswith(
-        ("int", "uint", "float") if given == "bool" else ("int", "uint")
+        hint=f"remove {makers[-1]}, put it last, or choose one of these runtimes: {listed(speakers)}",
     )
 
 
@@ -387,12 +282,4 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"there are {_listed(names)}" if names else "there are none"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
-
-
-def _shape(shape: Iterable[Any]) -> str:
-    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
+    return f"there are {listed(names)}" if names else "there are none"

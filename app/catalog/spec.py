@@ -76,6 +76,10 @@ class PassSpec:
     dialects: frozenset[str] = frozenset()
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool | WhereGiven[bool] = False  # whether the machine is part of the step key
+    leaves_aside: bool = False  # whether it leaves files besides the model, which become artifacts
+    unkeyed: frozenset[str] = (
+        frozenset()
+    )  # parameters that change how fast it is, and nothing of what it leaves
 
     def produced(self, params: Mapping[str, Any]) -> Precision | None:
         """The precision that it leaves with these validated parameters; None: as it was."""

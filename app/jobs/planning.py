@@ -24,6 +24,7 @@ class Grounds:
     request: JobRequest
     subject: Subject
     datasets: Mapping[str, DatasetFacts]
+    teachers: Mapping[str, Subject]
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,16 @@ def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
         )
     subject = find_subject(session, project_id, request.subject)
     datasets = find_datasets(session, project_id, request.dataset_paths())
+    teachers = {
+        id_: find_subject(session, project_id, id_, path) for id_, path in request.teacher_paths().items()
+    }
     if request.evaluation is not None:
         dataset = datasets[request.evaluation.dataset]
         evaluation = _evaluation(request.evaluation, subject, dataset)
         request = request.model_copy(update={"evaluation": evaluation})
         if request.budget is not None:
             check_droppable(METRICS[evaluation.metric], "budget", "budget")
-    return Grounds(request, subject, datasets)
+    return Grounds(request, subject, datasets, teachers)
 
 
 def plan_target(grounds: Grounds, index: int) -> Planned:
@@ -77,6 +81,7 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
         grounds.datasets,
         request.evaluation,
         request.options,
+        teachers={id_: teacher.model_facts() for id_, teacher in grounds.teachers.items()},
         calibration_hint=request.inputs.get("calibration"),
         at=at,
     )

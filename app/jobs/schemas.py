@@ -108,12 +108,22 @@ class OptimizeRequest(RequestSchema):
 
     def dataset_paths(self) -> dict[str, str]:
         """Every dataset that the request names, with the first place where it does."""
-        named = [(id_, f"inputs.{role}") for role, id_ in self.inputs.items()]
-        for index, step in enumerate(self.recipe.passes if self.recipe else ()):
-            named += [(id_, f"recipe.passes[{index}].inputs.{role}") for role, id_ in step.inputs.items()]
+        named = [(id_, path) for role, id_, path in self._inputs() if role != "teacher"]
         if self.evaluation is not None:
             named.append((self.evaluation.dataset, "evaluation.dataset"))
         return dict(reversed(named))
+
+    def teacher_paths(self) -> dict[str, str]:
+        """Every model and artifact that a pass learns from, with the first place that names it."""
+        return dict(reversed([(id_, path) for role, id_, path in self._inputs() if role == "teacher"]))
+
+    def _inputs(self) -> list[tuple[InputRole, str, str]]:
+        named = [(role, id_, f"inputs.{role}") for role, id_ in self.inputs.items()]
+        for index, step in enumerate(self.recipe.passes if self.recipe else ()):
+            named += [
+                (role, id_, f"recipe.passes[{index}].inputs.{role}") for role, id_ in step.inputs.items()
+            ]
+        return named
 
 
 # The second kind makes this a union: Annotated[OptimizeRequest | ProfileRequest, Field(discriminator="kind")].

@@ -214,6 +214,7 @@ def _queue(
 
 def _add(session: Session, project_id: str, grounds: Grounds, own: dict[str, Any], **columns: Any) -> Job:
     stored = {**grounds.request.model_dump(mode="json"), **own}
+    read = JobRequest.model_validate(stored)
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -223,7 +224,7 @@ def _add(session: Session, project_id: str, grounds: Grounds, own: dict[str, Any
         request=stored,
         subject=grounds.subject.id,
         subject_digest=grounds.subject.digest,
-        datasets=sorted(JobRequest.model_validate(stored).dataset_paths()),
+        datasets=sorted({**read.dataset_paths(), **read.teacher_paths()}),
         traceparent=tracing.current(),
         pending_until=db_now(grounds.request.limits.pending_seconds),
         **{"progress": {"done": 0, "total": 0, "message": ""}, **columns},

@@ -41,8 +41,8 @@ class Subject:
         )
 
 
-def find_subject(session: Session, project_id: str, id_: str) -> Subject:
-    """The model or artifact of the project that a job names.
+def find_subject(session: Session, project_id: str, id_: str, path: str = "subject") -> Subject:
+    """The model or artifact of the project that a job names; `path` says where in the request.
 
     Raises:
         NotFound: the project has none with this id.
@@ -50,7 +50,7 @@ def find_subject(session: Session, project_id: str, id_: str) -> Subject:
         InvalidModel: it was rejected.
         InvalidParams: the artifact is no model.
     """
-    return (_artifact if id_.startswith("art_") else _model)(session, project_id, id_)
+    return (_artifact if id_.startswith("art_") else _model)(session, project_id, id_, path)
 
 
 def find_datasets(session: Session, project_id: str, paths: Mapping[str, str]) -> dict[str, DatasetFacts]:
@@ -84,33 +84,33 @@ def find_datasets(session: Session, project_id: str, paths: Mapping[str, str]) -
     return found
 
 
-def _model(session: Session, project_id: str, id_: str) -> Subject:
+def _model(session: Session, project_id: str, id_: str, path: str) -> Subject:
     query = select(Model).where(Model.id == id_, Model.project_id == project_id)
     row = session.scalar(query.with_for_update(read=True, key_share=True))
     if row is None:
-        raise NotFound(f"there is no model {id_}", param="subject")
+        raise NotFound(f"there is no model {id_}", param=path)
     if row.status == uploaded.INSPECTING:
-        raise _not_inspected("model", id_, "subject")
+        raise _not_inspected("model", id_, path)
     if row.status == uploaded.REJECTED:
         problem = row.problem or {}
         raise InvalidModel(
             f"the model {id_} was rejected: {problem.get('detail')}",
-            param="subject",
+            param=path,
             hint=problem.get("hint"),
             errors=[problem],
         )
     return Subject(id_, row.digest or "", row.format or "", row.signature or {}, row.facts or {})
 
 
-def _artifact(session: Session, project_id: str, id_: str) -> Subject:
+def _artifact(session: Session, project_id: str, id_: str, path: str) -> Subject:
     query = select(Artifact).where(Artifact.id == id_, Artifact.project_id == project_id)
     row = session.scalar(query.with_for_update(read=True, key_share=True))
     if row is None:
-        raise NotFound(f"there is no artifact {id_}", param="subject")
+        raise NotFound(f"there is no artifact {id_}", param=path)
     if row.kind != "model" or row.tree_digest is None or row.manifest is None:
         raise InvalidParams(
             f"the artifact {id_} is of kind {row.kind}; a job can start from one of kind `model`",
-            param="subject",
+            param=path,
             hint=f"see `GET /v1/artifacts?job={row.job_id}&kind=model`",
         )
     described = row.manifest

@@ -42,7 +42,9 @@ class Job(Base):
     request: Mapped[dict[str, Any]]  # the body as sent, defaults filled in, pass versions pinned
     subject: Mapped[str] = mapped_column(String(40), index=True)
     subject_digest: Mapped[str] = mapped_column(String(64))
-    datasets: Mapped[list[str]]  # every dataset id that the request names
+    datasets: Mapped[
+        list[str]
+    ]  # every dataset, model and artifact that the request names besides the subject
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     retry_of: Mapped[str | None] = mapped_column(String(40))
     traceparent: Mapped[str | None] = mapped_column(

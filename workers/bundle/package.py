@@ -2,7 +2,7 @@
 
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from workers.bundle.licences import licences
 from workers.bundle.proof import Proof, of_engines
 from workers.bundle.samples import sample_feeds, write_samples
 from workers.bundle.text import report
-from workers.context import Samples
+from workers.context import Aside, Samples
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Engine
 from workers.samples import synthetic_samples
@@ -67,6 +67,7 @@ def package(
     result: dict[str, Any],
     machine: Mapping[str, Any],
     supervisor: Supervisor,
+    asides: Sequence[Aside] = (),
 ) -> list[dict[str, Any]]:
     """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`. The supervisor signs."""
 
@@ -145,6 +146,9 @@ def package(
         else:
             said = {"schema": manifest["schema"], "package": form}
             artifacts.append({**artifact("package", packed, MEDIA_ZIP, said, lineage), "role": form})
+    artifacts += [
+        aside_artifact(assignment, number, aside, lineage) for number, aside in enumerate(asides, start=1)
+    ]
     if built.optimized.digest != built.original.digest:
         artifacts.append(model_artifact(assignment, built.optimized, lineage))
     return artifacts
@@ -166,6 +170,17 @@ def artifact(
     }
 
 
+def aside_artifact(
+    assignment: OptimizeAssignment, number: int, aside: Aside, lineage: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a pass left besides the model: its files in a `.zip`."""
+    name = aside.step.removeprefix("pass:")
+    target = assignment.scratch / f"{stem(assignment)}-{number}-{name}.zip"
+    _zip(aside.root, target)
+    said = {"schema": 1, "step": aside.step}
+    return {**artifact("training", target, MEDIA_ZIP, said, lineage), "role": f"training-{number}-{name}"}
+
+
 def model_artifact(
     assignment: OptimizeAssignment, model: ModelHandle, lineage: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -180,11 +195,15 @@ def model_artifact(
         link_or_copy(files[0], target)
     else:
         target, media_type = assignment.scratch / f"{name}.zip", MEDIA_ZIP
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for path in files:
-                archive.write(path, path.relative_to(model.root))
+        _zip(model.root, target)
     manifest = {"name": name, "format": model.format, "license": assignment.subject.license, **described}
     return {**artifact("model", target, media_type, manifest, lineage), "tree_digest": model.digest}
+
+
+def _zip(root: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(root))
 
 
 def precision_of(assignment: OptimizeAssignment) -> str:
@@ -204,7 +223,7 @@ def stem(assignment: OptimizeAssignment) -> str:
 
 
 def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
-    """Every dataset that the job read, with the role that it had."""
+    """Every dataset that the job read, and every teacher, with the role that it had."""
     named = [
         {"id": id_, "role": role}
         for step in assignment.recipe["passes"]
@@ -213,7 +232,12 @@ def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
     if assignment.evaluation:
         named.append({"id": assignment.evaluation["dataset"], "role": "evaluation"})
     unique = {(entry["id"], entry["role"]): entry for entry in named}
-    return [{**entry, "digest": assignment.datasets[entry["id"]].digest} for entry in unique.values()]
+    digests = {
+        id_: files.digest
+        for read in (assignment.datasets, assignment.teachers)
+        for id_, files in read.items()
+    }
+    return [{**entry, "digest": digests[entry["id"]]} for entry in unique.values()]
 
 
 def lineage_of(assignment: OptimizeAssignment) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.catalog import recipe as module
+from app.catalog import recipe_data
 from app.catalog.formats import FORMATS
 from app.catalog.passes import PASSES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, step_key, validate_target
@@ -197,7 +198,7 @@ def test_calibration_data_must_be_named_or_synthetic_data_allowed():
 
     assert planned({"pass": "quantize-static"}, allow_synthetic=True).passes[0].inputs == {}
     found = planned({"pass": "quantize-static", "inputs": {"calibration": "dat_1"}}, data=dataset())
-    assert found.dataset_ids() == {"dat_1"}
+    assert found.passes[0].inputs == {"calibration": "dat_1"}
 
 
 def test_inputs_that_a_pass_does_not_read_and_unknown_datasets_are_refused():
@@ -267,7 +268,7 @@ def test_dtypes_that_are_taken_are_those_that_workers_cast():
     ]
     for given in names:
         for wanted in names:
-            assert module._castable(given, wanted) == _castable(np.dtype(given), np.dtype(wanted)), (
+            assert recipe_data.castable(given, wanted) == _castable(np.dtype(given), np.dtype(wanted)), (
                 given,
                 wanted,
             )

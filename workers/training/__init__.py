@@ -1,0 +1,1 @@
+"""Training inside a recipe: data, loop, losses, checkpoints, several processes."""
