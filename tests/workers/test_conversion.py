@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
-from workers import pipeline
+from workers import passing
 from workers.conversion import convert
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
@@ -69,10 +69,10 @@ def test_a_worker_without_a_formats_package_says_so(monkeypatch: pytest.MonkeyPa
     def missing(names: Any) -> dict[str, str]:
         raise PackageNotFoundError("tensorflow")
 
-    monkeypatch.setattr(pipeline, "versions_of", missing)
+    monkeypatch.setattr(passing, "versions_of", missing)
     attempt = pipeline.Attempt.__new__(pipeline.Attempt)
     attempt.converted = {}
     model = ModelHandle(Path(), "saved_model.pb", "tensorflow", "digest")
     with pytest.raises(UnsupportedFormat, match="this worker has no tensorflow") as caught:
-        pipeline.taken(attempt, model, frozenset({"onnx"}))
+        passing.taken(attempt, model, frozenset({"onnx"}))
     assert "extra `tensorflow`" in str(caught.value.hint)
