@@ -15,7 +15,19 @@ from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import CTE, ColumnElement, CompoundSelect, delete, func, literal, or_, select, union
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    CompoundSelect,
+    String,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -24,7 +36,7 @@ from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.db import after_commit, db_now, transaction, upsert
 from app.errors import NotFound
-from app.jobs.tables import StepResult
+from app.jobs.tables import Job, StepResult
 from app.models.tables import Model
 from app.retention.tables import Pause, TreeFile
 from app.storage import get_storage
@@ -118,6 +130,12 @@ def named_digests(session: Session, after: str, limit: int) -> list[str]:
 def is_named(tree: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
     """Whether a row names this tree."""
     return or_(*(select(column).where(column == tree).exists() for column in TREES))
+
+
+def read_by_jobs(ids: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a job starts from one of these, or names one as data or as a teacher."""
+    named = (cast(Job.datasets, String).contains(f'"{id_}"', autoescape=True) for id_ in ids)
+    return or_(Job.subject.in_(ids), *named)
 
 
 def chunks(digests: Iterable[str]) -> Iterable[list[str]]:

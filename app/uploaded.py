@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import CursorResult, String, delete, or_, select, update
-from sqlalchemy import cast as sql_cast
+from sqlalchemy import CursorResult, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
@@ -18,7 +17,7 @@ from app.http.paging import PageQuery, paginate
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.queue import send_inspect
-from app.references import release
+from app.references import read_by_jobs, release
 
 INSPECTING, READY, REJECTED = "inspecting", "ready", "rejected"
 STATUS_EVENT = "status"
@@ -85,8 +84,7 @@ def remove(session: Session, table: type[Uploaded], project_id: str, id_: str) -
     row = session.scalar(query)
     if row is None:
         raise NotFound(f"there is no {_noun(table)} {id_}")
-    named = sql_cast(Job.datasets, String).contains(f'"{id_}"', autoescape=True)
-    jobs = select(Job.id).where(Job.project_id == project_id, or_(Job.subject == id_, named)).limit(5)
+    jobs = select(Job.id).where(Job.project_id == project_id, read_by_jobs([id_])).limit(5)
     if users := list(session.scalars(jobs)):
         raise Conflict(
             f"the {_noun(table)} is used by {', '.join(users)}",

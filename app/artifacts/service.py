@@ -13,7 +13,7 @@ from app.config import get_settings
 from app.errors import Conflict, NotFound
 from app.http.paging import paginate
 from app.jobs.tables import Job
-from app.references import release
+from app.references import read_by_jobs, release
 
 
 def get_artifact(session: Session, project_id: str, artifact_id: str) -> Artifact:
@@ -74,7 +74,7 @@ def delete_artifact(session: Session, project_id: str, artifact_id: str) -> None
 
     Raises:
         NotFound: the project has none with this id.
-        Conflict: a job starts from it.
+        Conflict: a job starts from it or learns from it.
     """
     query = select(Artifact).where(Artifact.id == artifact_id, Artifact.project_id == project_id)
     artifact = session.scalar(query.with_for_update())
@@ -91,14 +91,14 @@ def remove(
     """Delete artifacts whose rows the caller has locked; `with_jobs` are about to be deleted with them.
 
     Raises:
-        Conflict: another job starts from one of them.
+        Conflict: another job starts from one of them or learns from it.
     """
     ids = [artifact.id for artifact in artifacts]
-    users = select(Job.id).where(Job.project_id == project_id, Job.subject.in_(ids), Job.id.not_in(with_jobs))
+    users = select(Job.id).where(Job.project_id == project_id, read_by_jobs(ids), Job.id.not_in(with_jobs))
     if found := list(session.scalars(users.order_by(Job.id).limit(5))):
         raise Conflict(
-            f"a job starts from what would be deleted: {', '.join(found)}",
-            hint="delete the jobs that start from it first",
+            f"a job reads what would be deleted: {', '.join(found)}",
+            hint="delete the jobs that read it first",
         )
     session.execute(
         delete(Artifact).where(Artifact.project_id == project_id, Artifact.id.in_(ids)),

@@ -68,6 +68,31 @@ class FakeChild:
         with open(path, "a") as file:
             file.write(f"{None if found is None else found.decode()}\n")
 
+    def checkpoint(self, step: str, text: str) -> None:
+        """Keep a step half done."""
+        from workers.memory import StepCheckpoint
+
+        folder = self.scratch / f"checkpoint-{text}"
+        folder.mkdir()
+        (folder / "file").write_text(text)
+        StepCheckpoint(self.pipe, "finetune", step).keep(folder)
+
+    def go_on(self, step: str, path: str) -> None:
+        """Add a line with what was kept last."""
+        from workers.memory import StepCheckpoint
+
+        found = StepCheckpoint(self.pipe, "finetune", step).last()
+        with open(path, "a") as file:
+            file.write(f"{None if found is None else (found / 'file').read_text()}\n")
+
+    def finish_step(self, step: str) -> None:
+        """The step is stored: no checkpoint is needed any more."""
+        from workers.memory import StepCheckpoint
+
+        checkpoint = StepCheckpoint(self.pipe, "finetune", step)
+        checkpoint.last()
+        checkpoint.drop()
+
     def mark(self, path: str) -> None:
         with open(path, "a") as file:
             file.write(f"{os.getpid()}\n")

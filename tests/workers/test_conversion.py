@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
-from workers import passing
+from workers import passing, pipeline
 from workers.conversion import convert
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx

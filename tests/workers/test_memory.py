@@ -51,3 +51,35 @@ def test_another_project_recalls_nothing(model: Model, tmp_path: Path) -> None:
         session.execute(update(Job).where(Job.id == job.id).values(project_id=other))
     assert run(job).status == "succeeded"
     assert said.read_text() == "None\n"
+
+
+def test_another_attempt_goes_on_from_the_last_checkpoint(model: Model, tmp_path: Path) -> None:
+    said, key = tmp_path / "said", "a" * 64
+    script = [
+        [
+            "once",
+            str(tmp_path / "died"),
+            [["checkpoint", key, "one"], ["checkpoint", key, "two"], ["die", 9]],
+        ],
+        ["go_on", key, str(said)],
+        ["finish_step", key],
+        ["go_on", key, str(said)],
+    ]
+    job = run(add_job(model, script))
+    assert job.status == "queued"
+    assert job.stalled_attempts == 0  # it got somewhere
+    assert run(job).status == "succeeded"
+    assert said.read_text().split() == ["two", "None"]
+    assert rows(StepResult) == []
+
+
+def test_what_is_forgotten_is_the_projects_own(model: Model, tmp_path: Path) -> None:
+    key = "b" * 64
+    run(add_job(model, [["checkpoint", key, "one"]]))
+    with transaction() as session:
+        session.add(Project(id=(other := new_id("prj")), name="another"))
+        session.flush()
+        session.execute(update(StepResult).values(project_id=other))
+    assert run(add_job(model, [["checkpoint", key, "mine"], ["finish_step", key]])).status == "succeeded"
+    (kept,) = rows(StepResult)
+    assert kept.project_id == other
