@@ -32,7 +32,18 @@ from app.commands.progress import busy, bytes_bar, job_bar
 from app.commands.tables import named_by_target, print_result, targets_table
 
 Json = dict[str, Any]
-OPTIONS = {"calibration": "--dataset", "validation": "--validation"}  # that give data in this role
+OPTIONS = {  # that give something in this role
+    "calibration": "--dataset",
+    "train": "--train",
+    "validation": "--validation",
+    "teacher": "--teacher",
+}
+PRESET_ROLES = ("calibration",)
+EXAMPLES = {
+    "train": "finetune:epochs=5",
+    "validation": "quantize-openvino:max_drop=0.01",
+    "teacher": "distill:epochs=5",
+}
 
 
 def optimize(
@@ -56,12 +67,21 @@ def optimize(
         str | None,
         typer.Option(metavar="FILE|ID", help="Calibration data (.npz), read by passes that calibrate."),
     ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|ID", help="Training data, read by passes that train."),
+    ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|ID",
-            help="Labelled data on which passes hold a bound of their own (max_drop); best not that of --evaluate.",
+            help="Labelled data on which passes that train choose the best weights, and others hold a bound of their own "
+            "(max_drop); best not that of --evaluate.",
         ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|ID", help="The network that passes learn from. Default: MODEL itself."),
     ] = None,
     evaluate: Annotated[
         str | None,
@@ -149,9 +169,11 @@ def optimize(
                 body["evaluation"]["output"] = metric_output
         if max_drop is not None:
             body["budget"] = {"max_drop": max_drop}
-        given = {"calibration": dataset, "validation": validation}
-        data_ids = {role: uploads.dataset(one)["id"] for role, one in given.items() if one is not None}
-        body |= recipe_of(client, steps, data_ids)
+        given = {"calibration": dataset, "train": train, "validation": validation}
+        ids = {role: uploads.dataset(one)["id"] for role, one in given.items() if one is not None}
+        if teacher is not None:
+            ids["teacher"] = uploads.model(teacher, [], None)
+        body |= recipe_of(client, steps, ids)
         if dry_run:
             tell_plan(client.validate(body["subject"], body), as_json)
         job = watch(client, client.submit(body)["id"], console)
@@ -243,23 +265,23 @@ def default_metric(dataset: Json) -> str:
     )
 
 
-def recipe_of(client: Client, recipe: Json | None, data: Mapping[str, str]) -> Json:
-    """The part of a job's body that says what is done: a recipe, or what the preset may read; `data` are ids by role.
+def recipe_of(client: Client, recipe: Json | None, given: Mapping[str, str]) -> Json:
+    """The part of a job's body that says what is done: a recipe, or what the preset may read; `given` are ids by role.
 
     Raises:
         Failure: no pass of the recipe would read some of the data.
     """
-    if recipe is None and "validation" in data:
-        raise Failure(
-            "no preset reads --validation",
-            hint="name a pass that does, as in --pass quantize-openvino:max_drop=0.01",
-            status=USAGE,
-        )
     if recipe is None:
-        return {"inputs": dict(data)} if data else {}
+        if unread := next((role for role in given if role not in PRESET_ROLES), None):
+            raise Failure(
+                f"no preset reads {OPTIONS[unread]}",
+                hint=f"name a pass that does, as in --pass {EXAMPLES[unread]}",
+                status=USAGE,
+            )
+        return {"inputs": dict(given)} if given else {}
     passes = recipe["passes"]
-    for role, dataset_id in data.items():
-        passes, used = bind_data(passes, client.passes(), role, dataset_id)
+    for role, id_ in given.items():
+        passes, used = bind_data(passes, client.passes(), role, id_)
         if not used:
             raise Failure(
                 f"no pass of this recipe reads {OPTIONS[role]}",

@@ -56,7 +56,7 @@ def parse_targets(texts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def parse_params(text: str, option: str) -> dict[str, Any]:
-    """`k=v,k=v` with values as in JSON, where quotes around words may be left out.
+    """`k=v,k=v` with values as in JSON, where quotes around words may be left out; `a.b=v` is `b` inside of `a`.
 
     Raises:
         Failure: a piece is not `k=v`, or a key comes twice.
@@ -67,9 +67,13 @@ def parse_params(text: str, option: str) -> dict[str, Any]:
         key = key.strip()
         if not equals or not key:
             raise Failure(f"{option}: {piece!r} is not k=v", hint="lists are written [a,b]", status=USAGE)
-        if key in params:
+        *outer, last = key.split(".")
+        inside: Any = params
+        for part in outer:
+            inside = inside.setdefault(part, {}) if isinstance(inside, dict) else None
+        if not isinstance(inside, dict) or last in inside:
             raise Failure(f"{option}: {key} was given twice", status=USAGE)
-        params[key] = parse_value(value.strip())
+        inside[last] = parse_value(value.strip())
     return params
 
 
@@ -121,14 +125,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def bind_data(
-    passes: Sequence[Mapping[str, Any]], catalog: Sequence[Mapping[str, Any]], role: str, dataset_id: str
+    passes: Sequence[Mapping[str, Any]], catalog: Sequence[Mapping[str, Any]], role: str, id_: str
 ) -> tuple[list[dict[str, Any]], bool]:
-    """The steps with the dataset in this role for every pass that reads some and names none; whether any did."""
+    """The steps with the dataset or model of this id in this role for every pass that reads some and names none; whether any did."""
     takers = {spec["name"] for spec in catalog if role in spec["inputs"]}
     bound, used = [], False
     for step in passes:
         if step.get("pass") in takers and role not in step.get("inputs", {}):
-            step = {**step, "inputs": {**step.get("inputs", {}), role: dataset_id}}
+            step = {**step, "inputs": {**step.get("inputs", {}), role: id_}}
             used = True
         bound.append(dict(step))
     return bound, used

@@ -1,4 +1,4 @@
-"""Which passes get the data of `--dataset` and `--validation`, held against the real catalog."""
+"""Which passes get what `--dataset`, `--train`, `--validation` and `--teacher` name, held against the real catalog."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from app.catalog.routes import list_passes
 from app.commands.common import USAGE, Failure
-from app.commands.optimize import recipe_of
+from app.commands.optimize import OPTIONS, recipe_of
 
 
 class Catalog:
@@ -37,12 +37,13 @@ def test_each_role_goes_to_the_passes_that_read_it():
 def test_a_preset_calibrates_and_validates_nothing():
     assert body({}) == {}
     assert body({"calibration": "dat_1"}) == {"inputs": {"calibration": "dat_1"}}
-    with pytest.raises(Failure) as caught:
-        body({"validation": "dat_2"})
-    assert caught.value.status == USAGE
+    for role in ("train", "validation", "teacher"):
+        with pytest.raises(Failure, match=f"no preset reads {OPTIONS[role]}") as caught:
+            body({role: "dat_2"})
+        assert caught.value.status == USAGE
 
 
-@pytest.mark.parametrize(("role", "option"), [("calibration", "--dataset"), ("validation", "--validation")])
+@pytest.mark.parametrize(("role", "option"), OPTIONS.items(), ids=list(OPTIONS))
 def test_data_that_nobody_reads_is_a_mistake(role: str, option: str):
     with pytest.raises(Failure, match=option) as caught:
         body({role: "dat_1"}, {"pass": "simplify"})

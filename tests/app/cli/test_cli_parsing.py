@@ -30,13 +30,19 @@ from app.commands.parsing import bind_data, parse_pass, parse_targets, read_reci
             {"pass": "q", "params": {"names": ["a,b", "c"], "more": {"x": [1, 2]}, "empty": []}},
         ),
         ("q:name=a=b", {"pass": "q", "params": {"name": "a=b"}}),
+        (
+            "q:epochs=3,distributed.processes=2,distributed.strategy=ddp",
+            {"pass": "q", "params": {"epochs": 3, "distributed": {"processes": 2, "strategy": "ddp"}}},
+        ),
     ],
 )
 def test_pass(text: str, step: dict[str, object]) -> None:
     assert parse_pass(text) == step
 
 
-@pytest.mark.parametrize("text", ["", ":a=1", "q:a", "q:=1", "q:a=1,a=2"])
+@pytest.mark.parametrize(
+    "text", ["", ":a=1", "q:a", "q:=1", "q:a=1,a=2", "q:a.b=1,a.b=2", "q:a=1,a.b=2", "q:a.b=1,a=2"]
+)
 def test_pass_refused(text: str) -> None:
     with pytest.raises(Failure) as caught:
         parse_pass(text)
