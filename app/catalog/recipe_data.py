@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 from app.catalog.formats import way
@@ -96,7 +97,11 @@ def check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelFa
             )
         problem = _misfit(wanted, dataset.inputs[name])
         if problem:
-            raise SignatureMismatch(f"the array {name!r} of dataset {id_} {problem}", param=path)
+            raise SignatureMismatch(
+                f"the array {name!r} of dataset {id_} {problem}",
+                param=path,
+                hint=_remedy(wanted, dataset.inputs[name]),
+            )
 
 
 def check_teacher(id_: str, teachers: Mapping[str, ModelFacts], model: ModelFacts, path: str) -> None:
@@ -148,6 +153,30 @@ def _misfit(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
     for want, have in zip(expected, sample, strict=True):
         if isinstance(want, int) and want != have:
             return f"has samples of shape {_shape(sample)}, the model takes {_shape(shape)}"
+    return None
+
+
+def _remedy(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """What most likely went wrong with an array that does not fit, where its shape tells."""
+    shape, sample = list(wanted["shape"]), list(given["shape"])
+    if not castable(given["dtype"], wanted["dtype"]):
+        return f"save it with `.astype({wanted['dtype']!r})`, or upload a model that takes {given['dtype']}"
+
+    def fits(moved: list[Any]) -> bool:
+        return _misfit(wanted, {**given, "shape": moved}) is None
+
+    if len(sample) == 3 and fits([sample[2], *sample[:2]]):
+        return "its channels are last and the model takes them first: save `array.transpose(0, 3, 1, 2)`"
+    if len(sample) == 3 and fits([*sample[1:], sample[0]]):
+        return "its channels are first and the model takes them last: save `array.transpose(0, 2, 3, 1)`"
+    if fits([1, *sample]):
+        return "the model takes a channel: save `array[:, None]`"
+    if fits([*sample, 1]):
+        return "the model takes a channel at the end: save `array[..., None]`"
+    if fits([prod(sample)]):
+        return "the model takes flat samples: save `array.reshape(len(array), -1)`"
+    if len(sample) + 1 == len(shape):
+        return "save samples of the model's sizes, the samples on the first axis"
     return None
 
 

@@ -7,7 +7,7 @@ import pytest
 from app.catalog.recipe_data import check_inputs
 from app.catalog.spec import InputRole, ModelFacts, Need, PassSpec
 from app.errors import BurnishError, InvalidParams, SignatureMismatch
-from tests.app.catalog.test_recipe import Options, model
+from tests.app.catalog.test_recipe import Evaluation, Options, dataset, model, planned
 
 PATH = "recipe.passes[0]"
 
@@ -64,3 +64,28 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_queued(case: 
 def test_a_pass_without_a_teacher_takes_none():
     with pytest.raises(InvalidParams, match="learn reads no teacher data"):
         check({}, {"teacher": "mdl_1"}, {"mdl_1": model()})
+
+
+@pytest.mark.parametrize(
+    ("shape", "array", "remedy"),
+    [
+        ([None, 3, 32, 24], (32, 24, 3), "transpose(0, 3, 1, 2)"),
+        ([None, 32, 24, 3], (3, 32, 24), "transpose(0, 2, 3, 1)"),
+        ([None, 1, 8, 8], (8, 8), "array[:, None]"),
+        ([None, 8, 8, 1], (8, 8), "array[..., None]"),
+        ([None, 64], (8, 8), "reshape(len(array), -1)"),
+        ([None, 3, 32, 32], (3, 31, 32), "of the model's sizes"),
+    ],
+)
+def test_what_to_do_about_samples_of_another_shape(shape: list, array: tuple[int, ...], remedy: str):
+    facts = model(inputs=({"name": "images", "dtype": "float32", "shape": shape},))
+    with pytest.raises(SignatureMismatch) as caught:
+        planned(facts=facts, data=dataset(shape=array), evaluation=Evaluation("dat_1"))
+    assert remedy in str(caught.value.hint)
+
+
+def test_what_to_do_about_numbers_of_another_kind():
+    facts = model(inputs=({"name": "images", "dtype": "int64", "shape": [None, 1, 8, 8]},))
+    with pytest.raises(SignatureMismatch) as caught:
+        planned(facts=facts, data=dataset(), evaluation=Evaluation("dat_1"))
+    assert ".astype('int64')" in str(caught.value.hint)
