@@ -72,6 +72,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     if runtime.device == "cuda" and lacking is None:
         attempt.device = "cuda"
+    attempt.warnings += unscaled(assignment)
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
         optimized = run_pass(attempt, number, step, optimized)
@@ -156,6 +157,18 @@ def check_runtime(
         return verify_baseline(open_model(original), engine, samples, baseline.runtime, precision)
 
     attempt.warnings += attempt.steps.fresh("verifying", work)
+
+
+def unscaled(assignment: OptimizeAssignment) -> list[str]:
+    """A warning for each dataset whose integers a model gets that takes floating point: mostly, scaling was forgotten."""
+    wanted = {entry["name"]: entry["dtype"] for entry in assignment.subject.signature["inputs"]}
+    return [
+        f"the dataset {dataset.name} holds {dtype} as {name!r}, which the model takes as {wanted[name]}: the values are cast "
+        "and not scaled. If the network was trained on scaled ones, save them so, or declare a `normalize` transform"
+        for dataset in assignment.datasets.values()
+        for name, (dtype, _) in open_samples(dataset).inputs.items()
+        if dtype.startswith(("int", "uint")) and wanted.get(name, "").startswith("float")
+    ]
 
 
 def measuring_samples(attempt: Attempt) -> Samples:
