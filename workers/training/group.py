@@ -1,0 +1,101 @@
+"""The processes that train one network together, seen from one of them; and the only one where there are no others."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Group(Protocol):
+    """All methods but `fill` are called by every process, in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one writes files and tells how it goes."""
+        ...
+
+    def wrap(self, network: nn.Module, helpers: Sequence[nn.Parameter]) -> nn.Module:
+        """What is called in the network's place while it trains: gradients of both come out as the mean over the processes.
+
+        The network's parameters may be replaced by shares of them: optimizers are made afterwards, of `network.parameters()`.
+        """
+        ...
+
+    def accumulating(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Inside the block, around forward and backward, gradients are only added up here: more of the same step follow."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes of a small tensor, the same in each."""
+        ...
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The 2-norm of tensors of the network or its gradients, all elements together, the same in each process."""
+        ...
+
+    def align(self, network: nn.Module) -> None:
+        """Give every process the same buffers (statistics of batch norms), before the network is scored or kept."""
+        ...
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies on the CPU, of the whole tensor where this process has a share. Processes but the main one may get none."""
+        ...
+
+    def fill(self, target: Tensor, value: Tensor) -> None:
+        """Put a whole tensor's values into a tensor of which this process may have a share."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        ...
+
+
+class SingleProcess:
+    """One process alone; see `Group`."""
+
+    rank = 0
+    world = 1
+    is_main = True
+
+    def wrap(self, network: nn.Module, helpers: Sequence[nn.Parameter]) -> nn.Module:
+        """The network itself."""
+        return network
+
+    def accumulating(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Nothing else happens to gradients."""
+        return nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """See `Group.norm`."""
+        return torch.nn.utils.get_total_norm(tensors)
+
+    def align(self, network: nn.Module) -> None:
+        """There are no others."""
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Group.whole`."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    def fill(self, target: Tensor, value: Tensor) -> None:
+        """See `Group.fill`."""
+        with torch.no_grad():
+            target.copy_(value)
+
+    def barrier(self) -> None:
+        """There are no others."""
