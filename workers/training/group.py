@@ -26,10 +26,12 @@ class Group(Protocol):
         """Whether this one writes files and tells how it goes."""
         ...
 
-    def wrap(self, network: nn.Module, helpers: Sequence[nn.Parameter]) -> nn.Module:
-        """What is called in the network's place while it trains: gradients of both come out as the mean over the processes.
+    def wrap(self, step: nn.Module) -> nn.Module:
+        """What is called in place of `step` while it trains: its gradients come out as the mean over the processes.
 
-        The network's parameters may be replaced by shares of them: optimizers are made afterwards, of `network.parameters()`.
+        `step.network` is what is trained; other parameters of `step` help, and are thrown away. `step` returns the loss among
+        other things: what the loss depends on gets gradients, whatever else the network computes. Parameters of the network
+        may be replaced by shares of them, so optimizers are made afterwards. `step.network` is called by itself to be scored.
         """
         ...
 
@@ -69,9 +71,9 @@ class SingleProcess:
     world = 1
     is_main = True
 
-    def wrap(self, network: nn.Module, helpers: Sequence[nn.Parameter]) -> nn.Module:
-        """The network itself."""
-        return network
+    def wrap(self, step: nn.Module) -> nn.Module:
+        """The step itself."""
+        return step
 
     def accumulating(self, wrapped: nn.Module) -> AbstractContextManager[None]:
         """Nothing else happens to gradients."""
