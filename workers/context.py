@@ -93,7 +93,12 @@ class PassContext:
     )
     report: Callable[[int, int, str], None] = lambda done, total, message: None
     warnings: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Say how it went, for the report."""
+        self.told.append(text)
 
     def warn(self, text: str) -> None:
         """Say something that the user must read beside the result."""

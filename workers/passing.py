@@ -72,6 +72,7 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
             "entry": handle.entry,
             "format": handle.format,
             "warnings": context.warnings,
+            "told": context.told,
             "details": context.facts,
         }
 

@@ -113,7 +113,13 @@ def package(
             "requires": requires,
             "licences": licences(built.original, assignment.subject.license, requires, folder),
             "steps": [
-                {"name": step.name, "key": step.key, "cached": step.cached, "seconds": step.seconds}
+                {
+                    "name": step.name,
+                    "key": step.key,
+                    "cached": step.cached,
+                    "seconds": step.seconds,
+                    "told": step.facts.get("told", []),
+                }
                 for step in steps
             ],
             "versions": {

@@ -103,6 +103,8 @@ def report(manifest: dict[str, Any]) -> str:
                 for step in manifest["steps"]
             ),
             "",
+            *(f"- {step['name']}: {text}" for step in manifest["steps"] for text in step["told"]),
+            "",
             "## Machine",
             "",
             *(f"- {key}: {shown(value)}" for key, value in manifest["machine"].items()),
