@@ -25,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         from workers import coverage
 
         return coverage.answer(given.runtime, given.model)
+    if given.purpose == "train":
+        from workers.training import member
+
+        return member.main(given.order, given.parent)
     if given.purpose == "check":
         from workers.sandbox import check
 
@@ -50,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     coverage = purposes.add_parser("coverage", help="print what of a model a runtime can run")
     coverage.add_argument("runtime")
     coverage.add_argument("model", type=Path)
+    train = purposes.add_parser(
+        "train", help="one of several processes that train; started by torchrun's agent"
+    )
+    train.add_argument("--parent", type=int, required=True, help="the process whose death is this one's")
+    train.add_argument("order", type=Path)
     enter.add_arguments(purposes.add_parser("child", help="one attempt of one job; started by a worker"))
     enter.add_arguments(
         purposes.add_parser("check", help="try to break out of the sandbox; started by the probe")

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from app.errors import BurnishError
 from workers.assignment import InspectAssignment, OptimizeAssignment
 from workers.hand_over import HandOver
-from workers.problems import problem_of
+from workers.problems import ProcessDied, problem_of
 from workers.protocol import SupervisorPipe
 
 Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
@@ -34,7 +34,8 @@ def main(path: Path) -> int:
     if problem is None:
         pipe.tell("result", result=result)
     else:
-        pipe.tell("problem", problem=problem.problem(), result=result)
+        again = isinstance(problem, ProcessDied)
+        pipe.tell("problem", problem=problem.problem(), result=result, again=again)
     return 0
 
 

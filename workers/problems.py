@@ -1,6 +1,9 @@
 """Any error of a child as one of the contract's, with the stage that it happened in."""
 
-from app.errors import BurnishError, Internal, OutOfMemory
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import BurnishError, Crashed, Internal, OutOfMemory, by_code
 from workers.full_disk import disk_full
 
 
@@ -19,3 +22,13 @@ def problem_of(error: Exception, stage: str | None) -> BurnishError:
         )
     known.stage = known.stage or stage
     return known
+
+
+class ProcessDied(Crashed):
+    """The job's process died"""  # as `Crashed`; another attempt may do better, as after the death of the child itself
+
+
+def error_of(problem: Mapping[str, Any]) -> BurnishError:
+    """The error that a process said as a problem object."""
+    fields = {name: problem.get(name) for name in ("stage", "node", "param", "hint", "errors", "retryable")}
+    return by_code()[problem["code"]](problem["detail"], **fields)

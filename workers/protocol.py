@@ -14,7 +14,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 | sign* | manifest | sign this manifest's text → {signature: text, or null where there is no key} |
 | hand_over | why | all is built and stored, and runs only where the assignment's `measuring_queue` leads; its last line |
 | result | result | the attempt succeeded; its last line |
-| problem | problem, result (or null) | the attempt failed; its last line |
+| problem | problem, result (or null), again | the attempt failed; its last line. `again`: another may do better, as if this child had died |
 
 `root` in an answer is a folder that the child must not write to.
 

@@ -195,7 +195,10 @@ class Attempt:
         """Store what the child brought: a result, a problem, or both where an engine broke its budget."""
         problem = read_problem(last.get("problem")) if last["type"] == "problem" else None
         if problem is not None and last.get("result") is None:
-            self._finish(JobStatus.FAILED, problem)
+            if last.get("again") is True:
+                self._retry_later(problem)
+            else:
+                self._finish(JobStatus.FAILED, problem)
             return
         brought = keep_files(assignment, last.get("result"))
         self._hold.write(lambda session: conclude(session, self._hold, assignment, brought, problem))
@@ -255,11 +258,12 @@ class Attempt:
         if isinstance(problem, OutOfMemory):
             self._fail(problem)
             return
+        self._retry_later(problem.problem())
+
+    def _retry_later(self, problem: dict[str, Any]) -> None:
         most = get_settings().max_attempts
         self._hold.write(
-            lambda session: lease.retry_later(
-                session, self._job.id, self._job.attempt, problem.problem(), most
-            )
+            lambda session: lease.retry_later(session, self._job.id, self._job.attempt, problem, most)
         )
 
     def _fail(self, problem: BurnishError) -> None:

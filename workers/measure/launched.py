@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from app.errors import BurnishError, Crashed, OutOfMemory, by_code
+from app.errors import BurnishError, Crashed, OutOfMemory
+from workers.problems import error_of
 from workers.sandbox.cgroups import oom_kills
 
 _numbers = itertools.count(1)
@@ -116,7 +117,7 @@ class Launched:
             raise self._death()
         answer: dict[str, Any] = json.loads(line)
         if answer["type"] == "problem":
-            raise _error(answer["problem"])
+            raise error_of(answer["problem"])
         return answer
 
     def _signal(self, number: signal.Signals) -> None:
@@ -137,8 +138,3 @@ class Launched:
             stage="measuring",
             hint="the job's log has its last lines",
         )
-
-
-def _error(problem: dict[str, Any]) -> BurnishError:
-    fields = {name: problem.get(name) for name in ("stage", "node", "param", "hint", "errors", "retryable")}
-    return by_code()[problem["code"]](problem["detail"], **fields)

@@ -97,7 +97,7 @@ class Processes:
 
 @contextmanager
 def joined(device: str, strategy: str) -> Iterator[Processes]:
-    """Join the group that the environment names (torchrun's RANK, WORLD_SIZE, MASTER_ADDR …), and leave it at the end.
+    """Join the group that the environment names (torchrun's RANK, WORLD_SIZE, MASTER_ADDR …), and leave it in order at the end.
 
     Raises:
         InvalidParams: this PyTorch was built without what the group needs.
@@ -117,7 +117,5 @@ def joined(device: str, strategy: str) -> Iterator[Processes]:
     else:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # the host's name may lead nowhere in a sandbox
     dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_SECONDS), **options)
-    try:
-        yield Processes(own, sharded=strategy == "fsdp")
-    finally:
-        dist.destroy_process_group()
+    yield Processes(own, sharded=strategy == "fsdp")
+    dist.destroy_process_group()  # not after an error: it may wait for others that wait for us

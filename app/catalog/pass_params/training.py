@@ -1,6 +1,6 @@
 """Parameters that all passes have which train."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ class DistributedParams(Params):
     (https://arxiv.org/abs/2006.15704); Zhao et al., PyTorch FSDP, 2023 (https://arxiv.org/abs/2304.11277).
     """
 
-    processes: int | Literal["auto"] = Field(
+    processes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         default=1, description="How many; `auto`: one for each GPU, or one where there is none."
     )
     strategy: Literal["ddp", "fsdp"] = Field(

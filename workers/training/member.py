@@ -1,0 +1,48 @@
+"""One of several processes that train together: `python -m workers train FILE`, started by torchrun's agent."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.problems import problem_of
+from workers.sandbox.namespaces import die_with_parent
+from workers.training.processes import joined
+from workers.training.rank import train
+from workers.training.task import TrainingJob
+from workers.training.torchrun import Order, tell_and_wait
+
+
+def main(path: Path, parent: int) -> int:
+    """Do this process's part of an `Order`; the exit status is 0 where it is done."""
+    die_with_parent(parent)
+    order = Order.model_validate_json(path.read_text())
+    torch.set_num_threads(order.threads)
+    job = TrainingJob.model_validate_json(order.job.read_text())
+    numbers = count(1)
+
+    def tell(event: Mapping[str, Any]) -> None:
+        tell_and_wait(order, next(numbers), event)
+
+    try:
+        with joined(job.device, order.strategy) as group:
+            train(job, group, tell)
+    except Exception as error:
+        traceback.print_exc()
+        problem = problem_of(error, "training").problem()
+        _write(order.problem(int(os.environ["RANK"])), problem)
+        sys.stderr.flush()
+        os._exit(1)  # leaving the group in order would wait for the others
+    return 0
+
+
+def _write(path: Path, problem: Mapping[str, Any]) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(problem))
+    fresh.replace(path)
