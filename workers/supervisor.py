@@ -27,7 +27,7 @@ from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
 from workers.measure.processors import usable_processors
-from workers.placement import is_lost, missing, placed
+from workers.placement import VISIBLE, is_lost, missing, placed
 from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
 
@@ -116,7 +116,8 @@ class Attempt:
         )
         watch.start()
         try:
-            with placed(self._job.request["targets"][0]) as environment:
+            request = self._job.request
+            with placed(request["targets"][0], request["recipe"]) as environment:
                 self._with_child(watch, environment)
         finally:
             watch.settle()
@@ -147,7 +148,7 @@ class Attempt:
             answers.close()
             death = broken or death_of(child, status, kills)
             if (last is None or last["type"] == "problem") and is_lost(environment):
-                watch_gpus.stop_for_lost(environment.values())
+                watch_gpus.stop_for_lost(environment[VISIBLE].split(","))
                 self._lost_gpu(watch.stopped, answers.stage)
                 return
             self._settle(assignment, last, watch.stopped, death, answers.stage)

@@ -70,6 +70,45 @@ def test_a_gpu_is_free_again_after_the_attempt(smi: Smi, burnish_sqlite: Setting
             assert environment == {VISIBLE: CARDS["a"]}
 
 
+def trains(*processes: int | str) -> dict[str, Any]:
+    return {"passes": [{"params": {"distributed": {"processes": count}}} for count in processes]}
+
+
+def test_a_recipe_that_trains_on_several_gpus_gets_them(
+    smi: Smi, burnish_sqlite: Settings, together: Any
+) -> None:
+    machine(smi)
+    with placed(target(), trains(1, 2)) as environment:
+        assert environment[VISIBLE] == f"{CARDS['a']},{CARDS['b']}"
+        assert not is_lost(environment)
+        with placed(target(), trains(2)) as beside:
+            assert beside[VISIBLE] == f"{CARDS['a']},{CARDS['c']}", "the least used, as the driver lists them"
+        assert together(target()) == CARDS["c"]
+        machine(smi, "a")
+        assert is_lost(environment), "one of two is enough"
+    machine(smi)
+    assert together(target()) == CARDS["a"], "they are free again"
+
+
+def test_one_process_for_each_gpu_of_a_kind(smi: Smi, burnish_sqlite: Settings, together: Any) -> None:
+    machine(smi)
+    with placed(target(), trains("auto")) as environment:
+        assert environment[VISIBLE] == f"{CARDS['a']},{CARDS['b']}", (
+            "not with another kind: it would be waited for"
+        )
+    with placed({"runtime": "onnxruntime-cpu", "params": {}}, trains("auto")) as environment:
+        assert environment == {}
+
+
+def test_fewer_gpus_than_a_recipe_trains_on(smi: Smi, burnish_sqlite: Settings) -> None:
+    machine(smi)
+    words = r"trains on 3 GPUs, and this worker's machine has 2 of compute capability 8\.9"
+    with pytest.raises(Unavailable, match=words), placed(target(89), trains(3)):
+        pass
+    with placed(target(), trains(3)) as environment:
+        assert environment[VISIBLE] == ",".join(CARDS.values())
+
+
 def test_what_needs_no_gpu_gets_none(smi: Smi, burnish_sqlite: Settings) -> None:
     machine(smi)
     with placed({"runtime": "onnxruntime-cpu", "params": {}}) as environment:
