@@ -1,6 +1,7 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
 from app.catalog.pass_params.accuracy import EqualizeParams, SmoothParams
+from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
@@ -140,6 +141,20 @@ _SPECS = (
         over_2gb=True,
         dialects=ANY_DIALECT,
         packages=("onnxruntime", "onnx"),
+    ),
+    PassSpec(
+        name="finetune",
+        version=1,
+        title="Train on labelled data",
+        params=FinetuneParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={"train": "required", "validation": "optional"},
+        packages=("torch", "numpy"),
+        leaves_aside=True,
+        unkeyed=frozenset({"loader"}),
     ),
     PassSpec(
         name="cast-torch",

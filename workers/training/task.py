@@ -1,6 +1,6 @@
 """What is trained, and how wrong it is: the part that differs between `finetune`, `distill` and `qat`. The loop knows no more."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,16 @@ class Task(Protocol):
         """What is trained, on the device: takes inputs by position, gives a tree of tensors. It is left with the best weights."""
         ...
 
+    @property
+    def inputs(self) -> Sequence[Mapping[str, Any]]:
+        """The network's inputs in order: {name, dtype, shape}; the first axis is free."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[Mapping[str, Any]]:
+        """The same of the tensors that it gives, in the order of their tree."""
+        ...
+
     def loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The mean over the batch's samples, and its parts by name. Called inside autocast, right after the network."""
         ...
@@ -41,6 +51,36 @@ class Task(Protocol):
 
     def before_step(self, step: int, steps: int) -> None:
         """Told before each step of the optimizer: a task may freeze something late."""
+        ...
+
+
+class Batches(Protocol):
+    """A dataset as batches for one process of several: its contiguous share of each."""
+
+    @property
+    def count(self) -> int:
+        """The number of samples, over all processes."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, Any] | None:
+        """{dtype, shape} of the labels, without the sample axis; None where there are none."""
+        ...
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0, from step `first` on, shuffled; an incomplete one at the end is left out."""
+        ...
+
+    def once(self) -> Iterator[Batch]:
+        """This process's share of all samples in order, none left out and none twice; the last batch may be smaller."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What reading them was like so far."""
+        ...
+
+    def close(self) -> None:
+        """End the processes that read."""
         ...
 
 
