@@ -58,7 +58,7 @@ def count_processes(job: TrainingJob, ctx: PassContext, params: TrainingParams) 
     """How many processes will train.
 
     Raises:
-        InvalidParams: there are no GPUs for so many, they cannot talk to one another, or a batch has no part for each.
+        InvalidParams: there are no GPUs for so many, or they cannot talk to one another.
     """
     asked = params.distributed.processes
     gpus = torch.cuda.device_count() if job.device == "cuda" else 0
@@ -79,12 +79,6 @@ def count_processes(job: TrainingJob, ctx: PassContext, params: TrainingParams) 
             f"{number} processes cannot train together here: {why}",
             param=PARAM,
             hint="ask for one process, or let the worker's user make network namespaces (docs/security.md)",
-        )
-    if params.batch_size < number * params.accumulate:
-        raise InvalidParams(
-            f"a batch of {params.batch_size} has no sample for each of {params.accumulate} parts on each of {number} processes",
-            param="batch_size",
-            hint=f"use at least {number * params.accumulate}, fewer processes or fewer parts (`accumulate`)",
         )
     if job.device == "cpu" and number > (usable := usable_processors()):
         ctx.warn(f"{number} processes train on {usable} processors: one for each would be as fast")

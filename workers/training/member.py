@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from itertools import count
@@ -16,7 +17,7 @@ from workers.sandbox.namespaces import die_with_parent
 from workers.training.processes import joined
 from workers.training.rank import train
 from workers.training.task import TrainingJob
-from workers.training.torchrun import Order, tell_and_wait
+from workers.training.torchrun import Order, replace, tell_and_wait
 
 
 def main(path: Path, parent: int) -> int:
@@ -34,15 +35,9 @@ def main(path: Path, parent: int) -> int:
         with joined(job.device, order.strategy) as group:
             train(job, group, tell)
     except Exception as error:
+        said = {"at": time.monotonic_ns(), "problem": problem_of(error, "training").problem()}
+        replace(order.problem(int(os.environ["RANK"])), json.dumps(said))
         traceback.print_exc()
-        problem = problem_of(error, "training").problem()
-        _write(order.problem(int(os.environ["RANK"])), problem)
         sys.stderr.flush()
         os._exit(1)  # leaving the group in order would wait for the others
     return 0
-
-
-def _write(path: Path, problem: Mapping[str, Any]) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(problem))
-    fresh.replace(path)

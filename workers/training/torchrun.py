@@ -66,7 +66,7 @@ class Order(BaseModel):
         return self.folder / "ended.json"
 
     def problem(self, rank: int) -> Path:
-        """The problem that a process ended with, where it had time to say so."""
+        """What a process ended with, where it could say so: {at (nanoseconds of the machine's clock), problem}."""
         return self.folder / f"problem-{rank}.json"
 
 
@@ -92,7 +92,7 @@ def run_processes(order: Order, hear: Hear) -> None:
             for line in iter(lambda: next(told), None):
                 hear(json.loads(line))
                 heard += 1
-                _replace(order.heard, str(heard))
+                replace(order.heard, str(heard))
             if over:
                 break
             time.sleep(LISTEN_SECONDS)
@@ -117,7 +117,8 @@ def _lines(path: Path) -> Iterator[str | None]:
                 yield None
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Write a file such that nobody reads a half of it."""
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
     fresh.replace(path)
@@ -137,8 +138,10 @@ def _end(agent: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(order: Order, status: int, out_of_memory: bool) -> BurnishError:
-    """The cause, among all that failed because of it: what a process found wrong, else a process that could not say why it ended,
-    else what nobody foresaw."""
+    """The cause, among all that failed because of it: a process that could not say why it ended, else what was found wrong first.
+
+    When a process leaves, calls of the others fail, in whatever part of the program they are: what these say comes later.
+    """
     if not order.ended.exists():
         return ProcessDied(
             f"torchrun {_how(status)} before the training was done",
@@ -146,14 +149,15 @@ def _failure(order: Order, status: int, out_of_memory: bool) -> BurnishError:
             hint="the job's log has its last lines",
         )
     ended = {int(rank): int(status) for rank, status in json.loads(order.ended.read_text()).items()}
-    said = {rank: order.problem(rank) for rank in range(order.processes) if order.problem(rank).exists()}
-    problems = {rank: json.loads(path.read_text()) for rank, path in said.items()}
-    known = [problem for problem in problems.values() if problem["code"] != "internal"]
-    if known:
-        return error_of(known[0])
+    said = {
+        rank: json.loads(order.problem(rank).read_text())
+        for rank in range(order.processes)
+        if order.problem(rank).exists()
+    }
     silent = [rank for rank, status in ended.items() if rank not in said and status != -signal.SIGTERM]
-    if not silent and problems:  # whoever failed first made the others fail when it left
-        return error_of(problems[min(said, key=lambda rank: said[rank].stat().st_mtime_ns)])
+    if not silent and said:
+        first = min(said.values(), key=lambda each: int(each["at"]))
+        return error_of(first["problem"])
     rank = (silent or list(ended))[0]
     which = f"process {rank} of the {order.processes} that train"
     if ended[rank] == -signal.SIGKILL and out_of_memory:
