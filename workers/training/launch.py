@@ -47,7 +47,7 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
         with all_processors():
             report = train(job, SingleProcess(), hear)
     else:
-        report = _train_together(job, ctx, params, processes, hear)
+        report = _train_together(job, params, processes, hear)
     scalars = job.out / SCALARS
     if ctx.aside is not None and scalars.is_dir():
         shutil.copytree(scalars, ctx.aside, dirs_exist_ok=True)
@@ -111,11 +111,8 @@ def all_processors() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train_together(
-    job: TrainingJob, ctx: PassContext, params: TrainingParams, processes: int, hear: Hear
-) -> TrainingReport:
-    assert ctx.work is not None, "a pass that trains gets a folder to work in"
-    folder = ctx.work / "processes"
+def _train_together(job: TrainingJob, params: TrainingParams, processes: int, hear: Hear) -> TrainingReport:
+    folder = job.out.with_name(f"{job.out.name}-processes")
     folder.mkdir()
     file = folder / "job.json"
     file.write_text(job.model_dump_json())
