@@ -27,23 +27,31 @@ _NODE = re.compile(
 _NO_FUNCTION = re.compile(r"Failure message: (?P<reason>[^\n]+)")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _EXPORTERS_OWN = "pkg."  # metadata: paths of source files on the machine that exported, among other things
+_HIDDEN = "hidden"  # a domain
 _LOUD = "torch.onnx._internal.exporter._registration"  # says at each export that torchvision is not there
 
 Entry = Mapping[str, Any]
 
 
 def program_to_onnx(
-    program: ExportedProgram, inputs: Sequence[Entry], outputs: Sequence[Entry], out: Path
+    program: ExportedProgram,
+    inputs: Sequence[Entry],
+    outputs: Sequence[Entry],
+    out: Path,
+    *,
+    keep_batch_norms: bool = False,
 ) -> ModelHandle:
     """Write a program into the folder `out` as ONNX with the names, and the names of free dimensions, of the signature.
 
     The opset is the exporter's choice (18 or later). Weights go into a file of their own where protobuf's limit demands it.
+    `keep_batch_norms`: they stay operators, where the exporter would fold them into the convolutions before them.
 
     Raises:
         UnsupportedOperator: an operator has no form in ONNX; `node` is the operator and its place in the network's source.
         InvalidModel: the signature is not that of the program.
     """
-    model = _export(program, [entry["name"] for entry in inputs], [entry["name"] for entry in outputs])
+    names = [entry["name"] for entry in inputs], [entry["name"] for entry in outputs]
+    model = _export(program, *names, keep_batch_norms)
     _rename_dimensions(model, inputs)
     declare(model.graph.input, inputs, "input")
     declare(model.graph.output, outputs, "output")
@@ -51,12 +59,23 @@ def program_to_onnx(
     return save_onnx(model, out)
 
 
-def _export(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+def _export(
+    program: ExportedProgram, inputs: list[str], outputs: list[str], keep_batch_norms: bool
+) -> onnx.ModelProto:
     try:
         with _quiet(), recurrent_whole():
             exported: Any = torch.onnx.export(
-                program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+                program,
+                (),
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                verbose=False,
+                optimize=not keep_batch_norms,
             )
+            if keep_batch_norms:
+                with _disguised(exported.model, "BatchNormalization"):
+                    exported.optimize()
             _keep_apart(exported.model, {*inputs, *outputs})
             model: onnx.ModelProto = exported.model_proto
     except (BurnishError, MemoryError):
@@ -64,6 +83,18 @@ def _export(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> 
     except Exception as error:  # the exporter wraps what its functions raise, and they may raise anything
         raise _explain(error, program) from error
     return model
+
+
+@contextmanager
+def _disguised(model: Any, kind: str) -> Iterator[None]:
+    """Hide operators from the exporter's rules, which know them by name, in a domain that no rule is for."""
+    hidden = [node for node in model.graph.all_nodes() if node.op_type == kind and node.domain == ""]
+    for node in hidden:
+        node.domain = _HIDDEN
+    yield
+    for node in hidden:
+        node.domain = ""
+    model.opset_imports.pop(_HIDDEN, None)
 
 
 def _keep_apart(model: Any, ends: set[str]) -> None:
