@@ -159,7 +159,7 @@ class Loop:
         progress.see(batch.labels)
         progress.step_done(loss, dict(zip(parts, means, strict=True)), learning_rate)
         self._note(loss, norm, learning_rate)
-        return total[1] > 0
+        return bool(total[1] > 0)
 
     def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """Gradients of the batch, computed in parts; the means over the parts of the loss and of what it is made of."""

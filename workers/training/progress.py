@@ -65,7 +65,7 @@ class Progress(BaseModel):
         if labels is None or labels.is_floating_point():
             self.classes = None
             return
-        found = set(self.classes) | set(labels.unique()[:MOST_CLASSES].tolist())
+        found = set(self.classes) | set(torch.unique(labels)[:MOST_CLASSES].tolist())
         self.classes = None if len(found) >= MOST_CLASSES else sorted(found)
 
     def check_classes(self, count: int, group: Group, device: torch.device) -> None:

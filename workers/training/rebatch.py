@@ -38,7 +38,7 @@ def rebatched(model: TorchModel) -> TorchModel:
     """
     if all(entry["shape"] and not isinstance(entry["shape"][0], int) for entry in model.inputs):
         return model
-    inputs = [dict(entry) for entry in model.inputs]
+    inputs: list[Mapping[str, Any]] = list(model.inputs)
     if not is_batched(inputs) or not isinstance(model.module, fx.GraphModule):
         raise _refusal("its inputs have no common first axis that counts samples")
     size = next(entry["shape"][0] for entry in inputs if isinstance(entry["shape"][0], int))

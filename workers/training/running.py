@@ -132,7 +132,7 @@ def first_not_finite(network: nn.Module, batch: Batch) -> str | None:
         _Looking(network, look).run(*batch.inputs)
         return found[0] if found else None
     hooks = [
-        module.register_forward_hook(lambda _, __, value, name=name: look(name, value))  # type: ignore[misc]
+        module.register_forward_hook(lambda _, __, value, name=name: look(name, value))
         for name, module in network.named_modules()
         if not list(module.children())
     ]
