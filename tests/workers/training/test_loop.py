@@ -65,8 +65,10 @@ def test_it_learns_and_tells(model: Path, tmp_path: Path):
     )  # fmt: skip
     report = loop.run()
 
-    assert report.before is not None and report.before < 0.4
-    assert report.best is not None and report.best > 0.85
+    assert report.before is not None
+    assert report.before < 0.4
+    assert report.best is not None
+    assert report.best > 0.85
     assert report.steps == 8 * (512 // 64)
     assert report.history[-1].loss < report.history[0].loss / 2
     assert report.best == max(epoch.score for epoch in report.history if epoch.score is not None)
@@ -74,7 +76,8 @@ def test_it_learns_and_tells(model: Path, tmp_path: Path):
     assert report.layers == {"batch_norms": 1, "dropouts": 1}
     assert [event["kind"] for event in told].count("checkpoint") == 8
     progress = [event for event in told if event["kind"] == "progress"]
-    assert progress and all(0 < event["done"] <= event["total"] == report.steps for event in progress)
+    assert progress
+    assert all(0 < event["done"] <= event["total"] == report.steps for event in progress)
 
 
 CASES = {

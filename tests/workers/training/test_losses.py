@@ -99,7 +99,8 @@ def test_half_precision_is_no_loss_of_precision(name: str):
 
     assert value.dtype == torch.float32
     value.backward()
-    assert output.grad is not None and torch.isfinite(output.grad).all()
+    assert output.grad is not None
+    assert torch.isfinite(output.grad).all()
 
 
 BAD = {
