@@ -92,7 +92,11 @@ def not_finite(task: Task, batch: Batch, step: int, loss: float) -> BurnishError
                 hint="correct or remove such samples",
             )
     layer = first_not_finite(task.network, batch)
-    where = f"; the first layer whose output is not finite is {layer!r}" if layer else ""
+    where = (
+        f"; the first layer whose output is not finite is {layer!r}"
+        if layer
+        else "; each layer's output is finite"
+    )
     if step == 1:
         return InvalidModel(
             f"{told} at the first step{where}",

@@ -138,4 +138,5 @@ def test_an_onnx_model_of_batch_1_trains(tmp_path: Path):
     report = loop.run()
 
     assert task.inputs[0]["shape"] == ["batch", 1, 8, 8]
-    assert report.best is not None and report.best > 0.85
+    assert report.best is not None
+    assert report.best > 0.85
