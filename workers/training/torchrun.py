@@ -194,6 +194,9 @@ def main(path: Path) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ["OMP_NUM_THREADS"] = str(order.threads)
+    os.environ["TORCH_CPP_LOG_LEVEL"] = (
+        "ERROR"  # warnings of names that a loopback has not, and of unused parameters that could be
+    )
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
