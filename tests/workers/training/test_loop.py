@@ -1,7 +1,6 @@
 """The loop: it learns, and whatever breaks it off or splits it up, it comes to the same weights."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from workers.training.schedules import rate
 from workers.training.weights import state_of
 
 TRAIN, HELD = digits(512), digits(285, 1512)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small layers: more threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Dropping(nn.Module):
