@@ -1,6 +1,7 @@
 """One attempt, with a real child process."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ from tests.workers.conftest import (
     run,
 )
 from workers import running, supervisor
+from workers.problems import ProcessDied
 
 KEY = "a" * 64
 
@@ -170,6 +172,24 @@ def test_a_death_is_crashed_with_its_last_words(model: Model, how: list[Any], wo
         printed = "".join(session.scalars(select(JobLog.text).order_by(JobLog.seq)))
     assert printed == "the node Conv_7 is odd\n" * 3
     assert read_job(job.id).attempt == 3
+
+
+@pytest.mark.parametrize(
+    ("again", "statuses"), [(True, ("queued", "queued", "failed")), (False, ("failed",))]
+)
+def test_a_problem_that_another_attempt_may_not_have(
+    model: Model, again: bool, statuses: tuple[str, ...]
+) -> None:
+    problem = ProcessDied("process 1 of the 2 that train was killed by SIGKILL", stage="training").problem()
+    said = {"type": "problem", "problem": problem, "result": None, "again": again}
+    job = add_job(model, [["say", json.dumps(said)]])
+    for status in statuses:
+        assert run(job).status == status
+    ended = read_job(job.id)
+    assert ended.attempt == len(statuses)
+    assert ended.problem is not None
+    assert (ended.problem["code"], ended.problem["stage"]) == ("crashed", "training")
+    assert "process 1 of the 2" in ended.problem["detail"]
 
 
 @pytest.mark.parametrize(
