@@ -33,12 +33,25 @@ class Samples(Protocol):
         ...
 
     @property
+    def labels(self) -> tuple[str, tuple[int, ...]] | None:
+        """(dtype, shape without the sample axis) of the labels, if there are any."""
+        ...
+
+    @property
     def synthetic(self) -> bool:
         """Whether it was generated and says nothing about real data."""
         ...
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
         """Feeds of at most `size` samples (first axis), with their labels or None; at most `limit` samples in all."""
+        ...
+
+
+class NumberedSamples(Samples, Protocol):
+    """A dataset of which any sample can be read by its number, by several processes at once."""
+
+    def sample(self, index: int) -> tuple[Feeds, np.ndarray | None]:
+        """One sample without a batch axis, and its label or None."""
         ...
 
 

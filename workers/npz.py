@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ from workers.archive import is_damage, open_zip
 LABEL_NAMES = ("labels", "label", "y", "targets")
 _SAVE_AGAIN = "write it again with numpy.savez or numpy.savez_compressed"
 _NPY_HEAD = b"\x93NUMPY"
+_LOCAL_LENGTHS_AT = 26  # in a zip member's local header: the lengths of its name and of what follows that
 _MOST_ARRAYS = 1000
 _MOST_AXES = 64  # numpy's own bound
 _MOST_NAME_CHARS = 255
@@ -34,11 +35,15 @@ _NO_HEADER = (tokenize.TokenError, SyntaxError, MemoryError, TypeError, Arithmet
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What the header of one array says; `shape` includes the sample axis."""
+    """What the header of one array says; `shape` includes the sample axis.
+
+    `offset` is where in the file its values begin; None where they are compressed, and so cannot be read by number.
+    """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
+    offset: int | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -126,7 +131,18 @@ def _checked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
                 param=name,
                 hint=_SAVE_AGAIN,
             )
-    return header
+        begins = stream.tell()
+    if info.compress_type != zipfile.ZIP_STORED:
+        return header
+    return replace(header, offset=_data_offset(archive, info) + begins)
+
+
+def _data_offset(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Where in the file a member's bytes begin: behind its local header (APPNOTE.TXT 4.3.7)."""
+    assert archive.fp is not None
+    archive.fp.seek(info.header_offset + _LOCAL_LENGTHS_AT)
+    name, extra = struct.unpack("<HH", archive.fp.read(4))
+    return int(info.header_offset + _LOCAL_LENGTHS_AT + 4 + name + extra)
 
 
 def _header(name: str, stream: IO[bytes]) -> ArrayHeader:

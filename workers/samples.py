@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from app.errors import SignatureMismatch
 from workers.assignment import DatasetFiles
 from workers.context import Feeds, Samples
+from workers.datasets.mapped import MappedRows
 from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
 
 FREE_DIMENSION = 64  # what a free dimension behind the first becomes in generated samples, unless told
@@ -46,6 +48,40 @@ class NpzSamples:
         """The array that holds the labels, if one does."""
         return label_array(self.headers)
 
+    @property
+    def labels(self) -> tuple[str, tuple[int, ...]] | None:
+        """(dtype, shape without the sample axis) of the labels, if there are any."""
+        return next(
+            (
+                (header.dtype_name, header.shape[1:])
+                for header in self.headers
+                if header.name == self.label_name
+            ),
+            None,
+        )
+
+    @property
+    def numbered(self) -> bool:
+        """Whether any sample can be read by its number: the arrays are not compressed."""
+        return all(header.offset is not None for header in self.headers)
+
+    def sample(self, index: int) -> tuple[Feeds, np.ndarray | None]:
+        """One sample without a batch axis, and its label or None. Only where `numbered`."""
+        feeds = {name: rows[index] for name, rows in self._mapped.items() if name != self.label_name}
+        return feeds, self.label(index)
+
+    def label(self, index: int) -> np.ndarray | None:
+        """One sample's label or None. Only where `numbered`."""
+        return self._mapped[self.label_name][index] if self.label_name else None
+
+    @cached_property
+    def _mapped(self) -> dict[str, MappedRows]:
+        return {
+            header.name: MappedRows(self.path, header.offset, header.dtype, header.shape)
+            for header in self.headers
+            if header.offset is not None
+        }
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Feeds, np.ndarray | None]]:
         """Feeds of at most `size` samples with their labels or None; at most `limit` samples in all."""
         left = self.count if limit is None else min(limit, self.count)
@@ -78,6 +114,24 @@ class SyntheticSamples:
         for start in range(0, total, size):
             rows = [self._sample(index) for index in range(start, min(start + size, total))]
             yield {name: np.stack([row[name] for row in rows]) for name in self.inputs}, None
+
+    @property
+    def labels(self) -> tuple[str, tuple[int, ...]] | None:
+        """There are none."""
+        return None
+
+    @property
+    def numbered(self) -> bool:
+        """Any sample can be had by its number."""
+        return True
+
+    def sample(self, index: int) -> tuple[Feeds, np.ndarray | None]:
+        """One sample without a batch axis; there are no labels."""
+        return self._sample(index), None
+
+    def label(self, index: int) -> np.ndarray | None:
+        """There are none."""
+        return None
 
     def _sample(self, index: int) -> Feeds:
         return {

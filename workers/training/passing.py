@@ -29,7 +29,7 @@ def train_in_pass(
     """
     validation = ctx.samples.get("validation")
     check_params(params, 1, validation=validation is not None)
-    with _folder(ctx) as work:
+    with folder(ctx) as work:
         out = work / "training"
         out.mkdir()
         report = run(
@@ -39,8 +39,8 @@ def train_in_pass(
                 params=params.model_dump(mode="json"),
                 seed=ctx.seed,
                 device=ctx.device,
-                train=describe(ctx.samples["train"]),
-                validation=None if validation is None else describe(validation),
+                train=describe(ctx.samples["train"], ctx),
+                validation=None if validation is None else describe(validation, ctx),
                 out=out,
                 **job,
             ),
@@ -52,7 +52,8 @@ def train_in_pass(
 
 
 @contextmanager
-def _folder(ctx: PassContext) -> Iterator[Path]:
+def folder(ctx: PassContext) -> Iterator[Path]:
+    """Where a pass may write what nobody needs afterwards."""
     if ctx.work is not None:
         yield ctx.work
         return

@@ -8,6 +8,7 @@ from typing import Any
 from app.catalog.evaluation import output_read
 from app.catalog.pass_params.training import TrainingParams
 from app.errors import InvalidParams
+from workers.training.batches import open_batches
 from workers.training.group import Group
 from workers.training.loop import Loop, Tell
 from workers.training.report import TrainingReport
@@ -30,8 +31,6 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
             not fit each other, or training diverges. Every process of the group raises.
         OutOfMemory: a batch is too large.
     """
-    from workers.training.batches import open_batches
-
     params = params_of(job.params)
     check_params(params, group.world, validation=job.validation is not None)
     device = device_of(job.device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -46,7 +45,8 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
         "device": device,
         "loader": params.loader,
     }
-    batches = open_batches(job.train, augment=params.augment, **reading)
+    classes = classes_of(output, task.outputs)
+    batches = open_batches(job.train, augment=params.augment, classes=classes, **reading)
     validation = None if job.validation is None else open_batches(job.validation, augment=[], **reading)
     try:
         metric = params.metric if validation is not None else None
@@ -68,6 +68,12 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
         report.save(job.out)
     group.barrier()
     return report
+
+
+def _classes(output: str, outputs: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many classes an output tells apart, where it may."""
+    shape = next(entry["shape"] for entry in outputs if entry["name"] == output)
+    return shape[-1] if len(shape) == 2 and isinstance(shape[-1], int) else None
 
 
 def params_of(given: Mapping[str, Any]) -> TrainingParams:
@@ -115,3 +121,9 @@ def output_of(params: TrainingParams, outputs: Sequence[Mapping[str, Any]]) -> s
             hint="name the output that holds scores, or upload the network without the choice of the largest",
         )
     return name
+
+
+def classes_of(output: str, outputs: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many classes an output gives a score each, one set a sample; None where it gives something else."""
+    shape = next(entry["shape"] for entry in outputs if entry["name"] == output)
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1 else None

@@ -1,0 +1,1 @@
+"""Datasets as their files have them: read by row, decoded, transformed as data says."""

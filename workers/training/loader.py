@@ -1,0 +1,128 @@
+"""Batches read ahead by other processes, or not, and how long the device waited for them."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from math import ceil
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from app.catalog.pass_params.training import LoaderParams
+from workers.problems import ProcessDied, error_of
+from workers.training.reading import Read, Reading, Wanted
+from workers.training.task import Batch
+
+_MEASURED = 8  # batches, the first of which does not count
+_WAITS = 0.05  # the share of time waited from which reading ahead is worth a process
+
+
+class Loader:
+    """Reads batches on request, in order. The samples are the same whoever reads them, so who does may change in between."""
+
+    def __init__(self, reading: Reading, device: torch.device, params: LoaderParams, world: int):
+        self._reading, self._device, self._params = reading, device, params
+        self._most = max(0, len(os.sched_getaffinity(0)) // world - (device.type == "cpu"))
+        self._picked = params.mode == "fixed" or params.workers is not None
+        self._workers = params.workers or 0
+        self._loader: DataLoader[Any] | None = None
+        self._keys = _Keys()
+        self._waited = self._used = 0.0
+        self._samples = 0
+        self._told: list[str] = []
+
+    def read(self, wanted: Iterable[Wanted]) -> Iterator[Batch]:
+        """The batches, on the device. Raises what is wrong with a sample, by its number."""
+        keys = iter(wanted)
+        if not self._picked:
+            yield from self._timed(map(self._reading.__getitem__, islice(keys, _MEASURED)), measure=True)
+        yield from self._timed(self._batches(keys))
+
+    def facts(self) -> dict[str, Any]:
+        """{workers, prefetch, samples_per_second, waited, told}: `waited` is the share of time that the device waited."""
+        total = self._waited + self._used
+        return {
+            "workers": self._workers,
+            "prefetch": self._params.prefetch if self._workers else 0,
+            "samples_per_second": round(self._samples / total, 1) if total else None,
+            "waited": round(self._waited / total, 4) if total else None,
+            "told": self._told,
+        }
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self._loader = None
+
+    def _timed(self, batches: Iterator[Read | dict[str, Any]], *, measure: bool = False) -> Iterator[Batch]:
+        times = []
+        while True:
+            since = time.perf_counter()
+            if (found := next(batches, None)) is None:
+                break
+            if isinstance(found, dict):
+                raise error_of(found)
+            batch = self._on_device(found)
+            ready = time.perf_counter()
+            yield batch
+            done = time.perf_counter()
+            self._waited, self._used = self._waited + ready - since, self._used + done - ready
+            self._samples += len(batch.indices)
+            times.append((ready - since, done - ready))
+        if measure and len(times) > 1:
+            self._pick(sum(one for one, _ in times[1:]), sum(two for _, two in times[1:]))
+
+    def _pick(self, reading: float, using: float) -> None:
+        self._picked = True
+        share = reading / (reading + using)
+        if share < _WAITS or self._most == 0:
+            return
+        self._workers = max(1, min(self._most, ceil(reading / max(using, 1e-9))))
+        self._told.append(
+            f"reading took {share:.0%} of the time without further processes, so {self._workers} read ahead"
+        )
+
+    def _batches(self, keys: Iterator[Wanted]) -> Iterator[Read | dict[str, Any]]:
+        if self._workers == 0:
+            yield from map(self._reading.__getitem__, keys)
+            return
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._reading,
+                batch_size=None,
+                sampler=self._keys,
+                num_workers=self._workers,
+                prefetch_factor=self._params.prefetch,
+                persistent_workers=True,
+                pin_memory=self._device.type == "cuda",
+                multiprocessing_context="fork",
+            )
+        self._keys.now = keys
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessDied(
+                "a process that reads samples died",
+                stage="training",
+                hint="it may have used more memory than there is: use fewer `loader.workers`, or less `prefetch`",
+            ) from error
+
+    def _on_device(self, read: Read) -> Batch:
+        inputs, labels, indices = read
+        return Batch(
+            tuple(values.to(self._device, non_blocking=True) for values in inputs),
+            None if labels is None else labels.to(self._device, non_blocking=True),
+            indices,
+        )
+
+
+class _Keys:
+    """What a `DataLoader` shall read next, set anew for each pass over it."""
+
+    now: Iterator[Wanted] = iter(())
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return self.now
