@@ -1,8 +1,9 @@
 """Calibrate and quantize in the form that TensorRT fuses (`qdq`): what `quantize-static` and `quantize-fp8` share."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from app.errors import IncompatibleRecipe
 from workers import qdq
@@ -88,7 +89,7 @@ def quantize(model: ModelHandle, asked: Asked, ctx: PassContext, stage: str) -> 
             before,
             qdq.PRODUCTS,
             is_left=lambda node: node.name not in taken,
-            reason=lambda node: _reason(node.name, node.op_type, asked),
+            reason=lambda node: reason(node, asked.operators, asked.excluded_nodes),
         )
     )
     ctx.facts["residuals"] = len(placement.residuals)
@@ -103,9 +104,10 @@ def quantize(model: ModelHandle, asked: Asked, ctx: PassContext, stage: str) -> 
     return handle
 
 
-def _reason(name: str, operator: str, asked: Asked) -> str:
-    if name in asked.excluded_nodes:
+def reason(node: NodeProto, operators: Collection[str], excluded_nodes: Collection[str]) -> str:
+    """Why a node is not quantized, in words."""
+    if node.name in excluded_nodes:
         return "excluded by name"
-    if operator not in asked.operators:
+    if node.op_type not in operators:
         return "its operator type is not quantized"
     return "its weight is no fp32 constant of the main graph, or its input is not fp32"

@@ -5,6 +5,7 @@ from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
+from app.catalog.pass_params.qat import QatParams
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
     QuantizeFp8Params,
@@ -153,6 +154,21 @@ _SPECS = (
         formats=frozenset({"torch-export"}),
         inputs={"train": "required", "validation": "optional"},
         packages=("torch", "numpy"),
+        leaves_aside=True,
+        unkeyed=frozenset({"loader"}),
+    ),
+    PassSpec(
+        name="qat",
+        version=1,
+        title="Train with weights and activations in 8 bits",
+        params=QatParams,
+        consumes=frozenset({"fp32"}),
+        produces="int8",
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        leaves="onnx",
+        inputs={"train": "required", "validation": "optional", "calibration": "optional"},
+        packages=("torch", "onnx", "onnxscript", "onnxruntime", "numpy"),
         leaves_aside=True,
         unkeyed=frozenset({"loader"}),
     ),

@@ -1,10 +1,10 @@
 """An ONNX model as a PyTorch module that can be trained, pruned, quantized and exported."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import inliner
-from torch import nn
+from torch import fx, nn
 
 from app.errors import UnsupportedOperator
 from workers.onnx_files import graphs, opset_of
@@ -56,11 +56,16 @@ def to_module(model: onnx.ModelProto) -> nn.Module:
     Raises:
         UnsupportedOperator: nodes that cannot be converted; `errors` names all of them.
     """
+    return converted(model)[0].eval()
+
+
+def converted(model: onnx.ModelProto) -> tuple[fx.GraphModule, Mapping[tuple[str, str], nn.Parameter]]:
+    """As `to_module`; with it its parameters by the name of the initializer and what was done to it: nothing, or `turned`."""
     if model.functions:
         model = inliner.inline_local_functions(model)
     found = Model(model)
     _check(model, found)
-    return Builder(model.graph, found).run().eval()
+    return Builder(model.graph, found).run(), found.parameters
 
 
 def _check(proto: onnx.ModelProto, model: Model) -> None:

@@ -66,7 +66,7 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
         unsigned=params.activation_type == "uint8" and not params.symmetric_activations,
     )  # fmt: skip
     ranges = collect_ranges(before, samples, plan, ctx.report)
-    after = _quantized(before, ranges, operators, sorted(excluded), params)
+    after = quantized(before, ranges, operators, sorted(excluded), params)
     restore_shapes(after, original.graph)
     sort_nodes(after.graph)
     if params.correct_bias:
@@ -84,7 +84,7 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
             before,
             COUNTED,
             is_left=lambda node: node.name not in taken,
-            reason=lambda node: _reason(node, before, operators, params),
+            reason=lambda node: reason(node, before, operators, params),
         )
     )
     ctx.facts["calibration"] = {
@@ -135,13 +135,14 @@ def quantized_nodes(model: onnx.ModelProto) -> set[str]:
     return {node.name for node in nodes_of(model) if node.input and set(node.input[:2]) <= dequantized}
 
 
-def _quantized(
+def quantized(
     before: onnx.ModelProto,
     ranges: Ranges,
     operators: list[str],
     excluded: list[str],
     params: QuantizeStaticParams,
 ) -> onnx.ModelProto:
+    """The model in 8 bits by these ranges, which `float_tensors` must have; the one given stays as it is."""
     copy = onnx.ModelProto()
     copy.CopyFrom(before)
     add_infer_metadata(copy)
@@ -177,9 +178,10 @@ def _has_control_flow(model: onnx.ModelProto) -> bool:
     return sum(1 for _ in graphs(model.graph)) > 1
 
 
-def _reason(
+def reason(
     node: onnx.NodeProto, model: onnx.ModelProto, operators: list[str], params: QuantizeStaticParams
 ) -> str:
+    """Why a node is not quantized, in words."""
     if node.name in params.excluded_nodes:
         return "excluded by name"
     if node.op_type in params.excluded_operators:

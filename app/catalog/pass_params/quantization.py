@@ -46,7 +46,7 @@ StaticOperator = Literal[
 FUSED_OPERATORS = tuple(kind for kind in get_args(StaticOperator) if kind not in ("ConvTranspose", "Softmax"))
 
 
-class _Calibrated(Params):
+class CalibratedParams(Params):
     """What passes with ranges from calibration data share."""
 
     method: Literal["minmax", "entropy", "percentile"] = Field(
@@ -73,7 +73,7 @@ class _Calibrated(Params):
     )
 
 
-class QuantizeStaticParams(_Calibrated):
+class QuantizeStaticParams(CalibratedParams):
     """Weights and activations in 8 bits, with ranges fixed by running calibration data (QDQ form).
 
     The fastest form for convolutional networks. The defaults, unsigned activations and signed symmetric weights,
@@ -139,7 +139,7 @@ class QuantizeStaticParams(_Calibrated):
         return self
 
 
-class QuantizeFp8Params(_Calibrated):
+class QuantizeFp8Params(CalibratedParams):
     """Weights and activations in 8-bit floating point (E4M3), with a scale an activation and a scale a channel of a weight.
 
     For TensorRT on GPUs from compute capability 8.9 (Ada, Hopper, Blackwell). Keeps more of what lies far out than 8-bit
