@@ -11,7 +11,7 @@ import pytest
 from app.catalog.passes import PASSES
 from tests.workers.engines.networks import ArraySamples, Cnn, Mlp, Network, trained
 from workers import passes
-from workers.context import PassContext
+from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
 
 Applied = tuple[ModelHandle, PassContext]
@@ -45,7 +45,12 @@ def apply(tmp_path: Path) -> Callable[..., Applied]:
         count += 1
         out = tmp_path / f"out{count}"
         out.mkdir()
-        context = PassContext(out=out, samples={"calibration": data} if data else {})
+        roles = PASSES[name].inputs
+        samples: dict[str, Samples] = {"calibration": data} if data else {}
+        if data and "train" in roles:
+            samples = {"train": data.filed(tmp_path / f"train{count}")}
+        teacher = model if "teacher" in roles else None
+        context = PassContext(out=out, samples=samples, teacher=teacher)
         return passes.registry.get(name)(model, PASSES[name].params(**params), context), context
 
     return run

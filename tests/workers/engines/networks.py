@@ -12,11 +12,13 @@ from sklearn.datasets import load_digits
 
 from app.catalog.runtimes import RUNTIMES
 from workers import runtimes
-from workers.context import Feeds
+from workers.assignment import DatasetFiles
+from workers.context import Feeds, Samples
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx, signature_of, tree_digest
 from workers.onnx_proof import open_session
 from workers.runtimes.base import Engine, LoadedEngine, unnamed
+from workers.samples import open_samples
 from workers.torch.program import TorchModel, export, load_program, runner, save_program
 
 RUNTIME_OF = {"openvino": "openvino-cpu"}  # of formats that passes leave
@@ -40,6 +42,15 @@ class ArraySamples:
             part = slice(start, min(start + size, count))
             labels = None if self._labels is None else self._labels[part]
             yield {name: array[part] for name, array in self._arrays.items()}, labels
+
+    def filed(self, folder: Path) -> Samples:
+        """The same as an uploaded `.npz`: what passes that train take, as they open it anew in other processes."""
+        folder.mkdir(parents=True)
+        labels = {} if self._labels is None else {"labels": self._labels}
+        np.savez(folder / "samples.npz", **self._arrays, **labels)
+        return open_samples(
+            DatasetFiles(id="dat_1", digest=self.digest, root=folder, format="npz", name="samples")
+        )
 
 
 @dataclass(frozen=True)

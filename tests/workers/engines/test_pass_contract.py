@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
     "equalize": 80,
+    "finetune": 20,
     "smooth": 80,
     "fuse-transformer": 100,
     "to-bf16": 35,
@@ -37,8 +39,12 @@ SNR_DB = {
     "quantize-torch": 20,
     "quantize-weights": 15,
 }
-# of passes that do nothing without being told what
-PARAMS = {"set-shapes": {"inputs": {"images": [None, 1, 8, 8]}}}
+LOADER = {"mode": "fixed", "workers": 0, "cache": "none"}
+# of passes that do nothing without being told what, and of those that train: a little, of networks that know already
+PARAMS: dict[str, dict[str, Any]] = {
+    "set-shapes": {"inputs": {"images": [None, 1, 8, 8]}},
+    "finetune": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
+}
 MAX_DROP = 0.03
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(PASSES)
@@ -95,6 +101,9 @@ def test_is_deterministic_and_names_its_tree(name: str, cnn: Network, apply: Cal
     assert first.digest == second.digest == tree_digest(first.root) == tree_digest(second.root)
 
 
+IN_A_PROCESS = {
+    name: {**given, "batch_size": 8} if "batch_size" in given else given for name, given in PARAMS.items()
+}
 PROCESS = """
 import json, sys, tempfile
 from pathlib import Path
@@ -104,20 +113,20 @@ from workers import passes
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 
-class Images:
-    digest, count, synthetic, inputs = "", 40, False, {"images": ("float32", (1, 8, 8))}
-    def batches(self, size, limit=None):
-        images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
-        for start in range(0, 40, size):
-            yield {"images": images[start : start + size]}, None
+from tests.workers.engines.networks import ArraySamples
 
+random = np.random.default_rng(0)
+images = ArraySamples({"images": random.random((40, 1, 8, 8), dtype=np.float32)}, random.integers(0, 10, 40))
+train = images.filed(Path(tempfile.mkdtemp(dir=sys.argv[1])) / "data")
 digests = {}
 for root in sys.argv[3:]:
     for name, spec in PASSES.items():
-        context = PassContext(out=Path(tempfile.mkdtemp(dir=sys.argv[1])), samples={"calibration": Images()})
+        samples = {"train": train} if "train" in spec.inputs else {"calibration": images}
+        context = PassContext(out=Path(tempfile.mkdtemp(dir=sys.argv[1])), samples=samples)
         taken = "onnx" if "onnx" in spec.formats else "torch-export"
         folder, entry = ("onnx", "model.onnx") if taken == "onnx" else ("program", "model.pt2")
         model = ModelHandle(Path(root, folder), entry, taken, "")
+        context.teacher = model if "teacher" in spec.inputs else None
         params = spec.params(**json.loads(sys.argv[2]).get(name, {}))
         digests[f"{root} {name}"] = passes.registry.get(name)(model, params, context).digest
 print(json.dumps(digests))
@@ -130,7 +139,7 @@ def test_two_processes_give_the_same_bytes(cnn: Network, mlp: Network, tmp_path:
     digests = []
     for seed in ("1", "2"):
         program = [sys.executable, "-W", "ignore", "-c", PROCESS]
-        command = [*program, str(tmp_path), json.dumps(PARAMS), *roots]
+        command = [*program, str(tmp_path), json.dumps(IN_A_PROCESS), *roots]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT
