@@ -114,6 +114,8 @@ def open_batches(
                 hint="number the classes from 0, in the order of the model's output",
             )  # fmt: skip
         reading = Reading(samples, inputs, Augment(augment, seed, classes))
+        if loader.cache == "memory":
+            reading.keep_in_memory()
         return DatasetBatches(
             reading, labels, synthetic=samples.synthetic, batch_size=batch_size, seed=seed, rank=rank, world=world,
             loader=Loader(reading, device, loader, world), held=held.pop_all(),

@@ -43,13 +43,24 @@ class Loader:
     def facts(self) -> dict[str, Any]:
         """{workers, prefetch, samples_per_second, waited, told}: `waited` is the share of time that the device waited."""
         total = self._waited + self._used
+        rate, waited = (self._samples / total, self._waited / total) if total else (0.0, 0.0)
         return {
             "workers": self._workers,
             "prefetch": self._params.prefetch if self._workers else 0,
-            "samples_per_second": round(self._samples / total, 1) if total else None,
-            "waited": round(self._waited / total, 4) if total else None,
-            "told": self._told,
+            "samples_per_second": round(rate, 1),
+            "waited": round(waited, 4),
+            "told": " ".join([*self._told, self._advice(rate, waited)]),
         }
+
+    def _advice(self, rate: float, waited: float) -> str:
+        text = f"{rate:.0f} samples/s, {waited:.0%} of the time waited for samples"
+        if waited < _WAITS:
+            return f"{text}."
+        if self._workers < self._most:
+            return f"{text}; try loader.workers={min(self._most, max(1, 2 * self._workers))}."
+        if self._params.cache == "none":
+            return f"{text}; try loader.cache=disk."
+        return f"{text}; no processor is left to read ahead: fewer random transforms, or more processors, would help."
 
     def close(self) -> None:
         """End the processes that read."""
@@ -80,7 +91,7 @@ class Loader:
             return
         self._workers = max(1, min(self._most, ceil(reading / max(using, 1e-9))))
         self._told.append(
-            f"reading took {share:.0%} of the time without further processes, so {self._workers} read ahead"
+            f"reading took {share:.0%} of the time without further processes, so {self._workers} read ahead."
         )
 
     def _batches(self, keys: Iterator[Wanted]) -> Iterator[Read | dict[str, Any]]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from app.errors import BurnishError, InvalidDataset, SignatureMismatch
-from workers.context import NumberedSamples
+from workers.context import Feeds, NumberedSamples
+from workers.datasets.memory import MemorySamples
 from workers.datasets.rows import stacked
 from workers.feeds import plan_feeds
 from workers.problems import problem_of
@@ -53,7 +54,7 @@ class Reading(Dataset[Read | dict[str, Any]]):
         read = [self._sample(epoch, int(index)) for index in indices]
         self._check_shapes(read, indices)
         feeds, labels = stacked(read)
-        ready = next(iter(self._plan.feeds(feeds)))[0]
+        ready = self._cast(feeds, indices)
         return (
             tuple(torch.from_numpy(ready[name]) for name in self._names),
             None if labels is None else torch.from_numpy(_labels(labels)),
@@ -61,12 +62,27 @@ class Reading(Dataset[Read | dict[str, Any]]):
         )
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        feeds, label = self._raw(index)
-        return self._augment((feeds, label), index, epoch, self.count, self._raw)
+        return self._augment(index, epoch, self.count, self._raw)
 
     def _raw(self, index: int) -> Sample:
         feeds, label = self._samples.sample(index)
         return {name: feeds[name] for name in self._names}, label
+
+    def keep_in_memory(self) -> None:
+        """Keep each sample, as it is stored, from its first reading on: in memory that the processes share which read for this one."""
+        self._samples = MemorySamples(self._samples)
+
+    def _cast(self, feeds: Feeds, indices: np.ndarray) -> Feeds:
+        try:
+            return next(self._plan.feeds(feeds))[0]
+        except SignatureMismatch:
+            for row, index in enumerate(indices):
+                try:
+                    next(self._plan.feeds({name: values[row : row + 1] for name, values in feeds.items()}))
+                except SignatureMismatch as error:
+                    error.detail += f", in sample {index}"
+                    raise
+            raise
 
     def _check_shapes(self, read: list[Sample], indices: np.ndarray) -> None:
         for name, first in read[0][0].items():
