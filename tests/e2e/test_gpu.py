@@ -121,6 +121,29 @@ def test_a_network_is_faster_in_half_precision_and_as_exact(
     assert json.loads(checked.stdout.splitlines()[-1])["ok"]
 
 
+def test_a_network_trains_on_the_gpu_of_its_job(
+    service: Service, digits: tuple[Path, np.ndarray, np.ndarray]
+):
+    path, images, labels = digits
+    data = {
+        "train": service.dataset("train", images=images[:400], labels=labels[:400]),
+        "evaluation": service.dataset("evaluation", images=images[400:], labels=labels[400:]),
+    }
+    params = {"epochs": 5, "batch_size": 50, "precision": "fp16", "learning_rate": 5e-4}
+    job = service.optimize(
+        service.model(path),
+        [{"pass": "finetune", "params": params, "inputs": {"train": data["train"]}}],
+        targets=[{"runtime": "torch-eager-cuda"}],
+        evaluation={"dataset": data["evaluation"], "metric": "top1"},
+    )
+    assert job["status"] == "succeeded", job["problem"]
+    result = job["result"]
+    print(json.dumps({side: result[side] for side in ("baseline", "optimized")}))  # noqa: T201
+    print(json.dumps(job["steps"]))  # noqa: T201
+    assert result["optimized"]["accuracy"]["value"] >= result["baseline"]["accuracy"]["value"] - 0.02
+    assert {one["kind"] for one in service.client.job_artifacts(job["id"])} >= {"engine", "training"}
+
+
 def test_a_cuda_graph_needs_fixed_sizes_and_is_faster_with_them(
     service: Service, digits: tuple[Path, np.ndarray, np.ndarray]
 ):
