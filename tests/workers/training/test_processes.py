@@ -10,24 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.workers.training.arrays import program
-from tests.workers.training.together import CONSTANT, one_step
+from tests.workers.training.together import CONSTANT, one_step, wide
 from workers.training.group import SingleProcess
-from workers.training.sharded import UNIT_ELEMENTS
 
 TOLERANCE = 1e-5  # of the largest element: sums in fp32, in another order
 PROGRAM = Path(__file__).with_name("together.py")
 NETWORKS = ("convolutions", "wide")
 STRATEGIES = ("ddp", "fsdp")
-
-
-def wide() -> nn.Module:
-    """Layers that are large enough to be fetched by themselves."""
-    torch.manual_seed(1)
-    hidden = UNIT_ELEMENTS // 64 + 64
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 @pytest.fixture(scope="module")

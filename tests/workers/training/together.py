@@ -19,9 +19,17 @@ from tests.workers.training.arrays import digits
 from workers.training.group import Group
 from workers.training.network import open_network
 from workers.training.processes import Processes, joined
+from workers.training.sharded import UNIT_ELEMENTS
 
 BATCH, PARTS = 48, 2
 CONSTANT = [float("-inf"), torch.finfo(torch.float32).max, 0.1]
+
+
+def wide() -> nn.Module:
+    """Layers that are large enough to be fetched by themselves, and no batch norm."""
+    torch.manual_seed(1)
+    hidden = UNIT_ELEMENTS // 64 + 64
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 class Step(nn.Module):
