@@ -66,6 +66,8 @@ def _tell(report: TrainingReport, ctx: PassContext) -> None:
     told["history"] = told["history"][-MOST_EPOCHS_TOLD:]
     ctx.facts["training"] = told
     ctx.say(in_words(report))
+    if told_by_loader := report.loader.get("told"):
+        ctx.say(f"Reading samples: {told_by_loader}")
     if report.best_epoch == 0:
         ctx.warn(
             f"no epoch was better on the validation data ({report.metric} {report.before:.4g}) than the weights that training "

@@ -112,9 +112,10 @@ def test_it_learns_and_says_how(finetune: Callable, samples: Callable, tmp_path:
     assert len(told["history"]) == 8
     json.dumps(context.facts, allow_nan=False)
     assert context.warnings == []
-    (sentence,) = context.told
+    sentence, reading = context.told
     assert "8 epochs (112 steps)" in sentence
     assert f"{told['best']:.4g}" in sentence
+    assert "samples/s" in reading
     assert sorted(file.name for file in context.aside.iterdir()) == sorted([EVENTS, LINES])
     rows = [json.loads(line) for line in (context.aside / LINES).read_text().splitlines()]
     assert [row["epoch/score"] for row in rows if "epoch/score" in row] == [
