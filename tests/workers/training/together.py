@@ -88,7 +88,7 @@ def one_step(program: Path, group: Group) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def main(folder: Path) -> None:
