@@ -1,6 +1,7 @@
 """The passes: what each takes and gives. Its parameters are in `pass_params`; the file of its name in `workers/passes` does the work."""
 
 from app.catalog.pass_params.accuracy import EqualizeParams, SmoothParams
+from app.catalog.pass_params.distill import DistillParams
 from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
@@ -169,6 +170,20 @@ _SPECS = (
         leaves="onnx",
         inputs={"train": "required", "validation": "optional", "calibration": "optional"},
         packages=("torch", "onnx", "onnxscript", "onnxruntime", "numpy"),
+        leaves_aside=True,
+        unkeyed=frozenset({"loader"}),
+    ),
+    PassSpec(
+        name="distill",
+        version=1,
+        title="Learn from another network",
+        params=DistillParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={"train": "required", "validation": "optional", "teacher": "optional"},
+        packages=("torch", "pytorchcv", "numpy"),
         leaves_aside=True,
         unkeyed=frozenset({"loader"}),
     ),

@@ -25,6 +25,7 @@ from workers.onnx_files import signature_of, tree_digest
 SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
+    "distill": 20,
     "equalize": 80,
     "finetune": 20,
     "smooth": 80,
@@ -32,6 +33,7 @@ SNR_DB = {
     "to-bf16": 35,
     "to-fp16": 50,
     "cast-torch": 45,
+    "qat": 20,
     "quantize-dynamic": 25,
     "quantize-fp8": 15,
     "quantize-openvino": 20,
@@ -43,7 +45,9 @@ LOADER = {"mode": "fixed", "workers": 0, "cache": "none"}
 # of passes that do nothing without being told what, and of those that train: a little, of networks that know already
 PARAMS: dict[str, dict[str, Any]] = {
     "set-shapes": {"inputs": {"images": [None, 1, 8, 8]}},
+    "distill": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
     "finetune": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
+    "qat": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
 }
 MAX_DROP = 0.03
 ROOT = Path(__file__).parents[3]
@@ -114,7 +118,9 @@ from workers.context import PassContext
 from workers.model_handle import ModelHandle
 
 from tests.workers.engines.networks import ArraySamples
+from workers.training import launch
 
+launch.usable_processors = lambda: 1  # threads of small layers wait for one another
 random = np.random.default_rng(0)
 images = ArraySamples({"images": random.random((40, 1, 8, 8), dtype=np.float32)}, random.integers(0, 10, 40))
 train = images.filed(Path(tempfile.mkdtemp(dir=sys.argv[1])) / "data")
