@@ -13,6 +13,7 @@ from tests.workers.engines.networks import ArraySamples, Cnn, Mlp, Network, trai
 from workers import passes
 from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
+from workers.training import launch
 
 Applied = tuple[ModelHandle, PassContext]
 
@@ -36,8 +37,11 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Network:
 
 
 @pytest.fixture
-def apply(tmp_path: Path) -> Callable[..., Applied]:
+def apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Applied]:
     """`apply(pass, model, data, **params)`: the new model and the context, with facts and warnings."""
+    monkeypatch.setattr(
+        launch, "usable_processors", lambda: 1
+    )  # threads of small layers wait for one another
     count = 0
 
     def run(name: str, model: ModelHandle, data: ArraySamples | None = None, **params: Any) -> Applied:
