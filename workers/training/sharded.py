@@ -29,7 +29,8 @@ class Sharded(nn.Module):
                 dist.broadcast(tensor.detach(), src=0)
         for layer in units(step.network):
             fully_shard(layer)
-        self.network = fully_shard(step.network)
+        # the outermost would else keep whole weights after a forward that no backward follows, as when it is scored
+        self.network = fully_shard(step.network, reshard_after_forward=True)
         self.step = step
         self._exchanging = True
         for parameter in step.parameters():
