@@ -25,6 +25,7 @@ from workers.onnx_files import signature_of, tree_digest
 SNR_DB = {
     "simplify": 100,
     "set-shapes": 100,
+    "distill": 20,
     "equalize": 80,
     "finetune": 20,
     "smooth": 80,
@@ -44,6 +45,7 @@ LOADER = {"mode": "fixed", "workers": 0, "cache": "none"}
 # of passes that do nothing without being told what, and of those that train: a little, of networks that know already
 PARAMS: dict[str, dict[str, Any]] = {
     "set-shapes": {"inputs": {"images": [None, 1, 8, 8]}},
+    "distill": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
     "finetune": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
     "qat": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
 }
