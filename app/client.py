@@ -11,6 +11,7 @@
 Answers are the service's JSON objects as dictionaries (`api.md`). A `Client` belongs to one thread.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -98,10 +99,21 @@ class Client:
         return send_file(self._transport, "models", Path(path), fields, progress)
 
     def upload_dataset(
-        self, path: str | Path, *, name: str | None = None, progress: Progress | None = None
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        fields: Sequence[str] = (),
+        transforms: Sequence[Mapping[str, Any] | str] = (),
+        progress: Progress | None = None,
     ) -> Json:
-        """Upload a dataset (`.npz`) in constant memory; see `wait_dataset`."""
-        return send_file(self._transport, "datasets", Path(path), {"name": name}, progress)
+        """Upload a dataset (`.npz`, `.tar` in WebDataset form, Parquet) in constant memory; see `wait_dataset`.
+
+        `fields` are `ARRAY=SOURCE`; `transforms` objects such as `{"do": "resize", "height": 224, "width": 224}`, or their JSON.
+        """
+        texts = [step if isinstance(step, str) else json.dumps(step) for step in transforms]
+        given = {"name": name, "fields": list(fields) or None, "transforms": texts or None}
+        return send_file(self._transport, "datasets", Path(path), given, progress)
 
     def wait_model(self, model_id: str) -> Json:
         """The model, once it is inspected.

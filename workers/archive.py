@@ -170,7 +170,7 @@ def tar_members(file: Path, max_bytes: int, max_files: int) -> Iterator[tuple[st
         opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
         opened: Readable = raw if opener is None else opener(raw)
         stream = _Counted(opened, max_bytes + max_files * _TAR_ALLOWANCE_BYTES, max_bytes)
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_PlainInfo) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=PlainInfo) as archive:  # type: ignore[call-overload]
             for member in archive:
                 if not (member.isdir() or member.isreg()):
                     raise InvalidModel(f"{member.name!r} in the archive is a link or a device")
@@ -181,6 +181,24 @@ def tar_members(file: Path, max_bytes: int, max_files: int) -> Iterator[tuple[st
                 yield member.name, archive.extractfile(member) if member.isreg() else None
         while stream.read(CHUNK_BYTES):
             pass
+
+
+def expand(file: Path, out: Path, max_bytes: int) -> bool:
+    """Write what a file was compressed from (gzip, bzip2, xz) to `out`. False: it is not compressed, nothing was written.
+
+    Raises:
+        InvalidModel: it is damaged.
+        PayloadTooLarge: it expands to more than `max_bytes`.
+    """
+    head = _head(file)
+    opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
+    if opener is None:
+        return False
+    with damage_named(), file.open("rb") as raw, out.open("xb") as sink:
+        stream = _Counted(opener(raw), max_bytes, max_bytes)
+        while chunk := stream.read(CHUNK_BYTES):
+            sink.write(chunk)
+    return True
 
 
 def safe_parts(name: str) -> list[str]:
@@ -277,11 +295,11 @@ class _Counted:
         return data
 
 
-class _PlainInfo(tarfile.TarInfo):
+class PlainInfo(tarfile.TarInfo):
     """A header whose extensions, which tarfile reads whole, are short."""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_PlainInfo":
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "PlainInfo":
         info = super().frombuf(buf, encoding, errors)
         if not (info.isreg() or info.isdir()) and info.size > _MOST_HEADER_BYTES:
             raise InvalidModel("a member of the archive has an oversized header")

@@ -44,6 +44,7 @@ class DatasetFiles(BaseModel):
     root: Path
     format: str
     name: str
+    declared: dict[str, Any] = {}  # how it is read: `fields`, `transforms`
 
 
 class OptimizeAssignment(BaseModel):

@@ -6,8 +6,9 @@ from typing import Any
 
 from app.catalog.formats import FORMATS
 from app.errors import InvalidModel, SignatureMismatch, UnsupportedFormat
-from workers.assignment import UPLOAD_NAMES, InspectAssignment
+from workers.assignment import UPLOAD_NAMES, DatasetFiles, InspectAssignment
 from workers.coverage import coverage
+from workers.datasets import opening
 from workers.formats import npz, onnx
 from workers.formats.base import Source
 from workers.formats.describe import describe
@@ -62,9 +63,25 @@ def inspect_dataset(
 ) -> dict[str, Any]:
     """{root, format, samples, inputs, labels} of a dataset."""
     report("checking")
-    root = place(assignment.file, root, DATASET_FILE)
-    described = npz.describe(root / DATASET_FILE, assignment.max_archive_bytes)
-    return {"root": str(root), "format": npz.FORMAT, **described}
+    if opening.format_of(assignment.file) == opening.NPZ:
+        name, root = opening.NPZ, place(assignment.file, root, DATASET_FILE)
+    else:
+        name = opening.lay_out(assignment.file, root, assignment.max_archive_bytes)
+    files = DatasetFiles(
+        id=assignment.subject_id,
+        digest="",
+        root=root,
+        format=name,
+        name=assignment.filename,
+        declared=assignment.declared,
+    )
+    if name == opening.NPZ:
+        described = npz.describe(root / DATASET_FILE, assignment.max_archive_bytes)
+        if not assignment.declared:
+            return {"root": str(root), "format": name, **described}
+    report("reading samples")
+    described = opening.described(opening.records_of(files), assignment.max_archive_bytes)
+    return {"root": str(root), "format": name, **described}
 
 
 def fix_declared(found: dict[str, Any], declared: dict[str, Any] | None) -> None:

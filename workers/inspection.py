@@ -158,7 +158,7 @@ class Inspection:
             scratch=self._folder / WORK,
             file=upload,
             filename=self._row.filename,
-            declared=self._row.declared if isinstance(self._row, Model) else {},
+            declared=self._row.declared or {},
             runtimes=offered(),
             max_archive_bytes=settings.max_archive_bytes,
             max_archive_files=settings.max_archive_files,

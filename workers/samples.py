@@ -141,7 +141,15 @@ class SyntheticSamples:
 
 
 def open_samples(dataset: DatasetFiles) -> Samples:
-    """An uploaded dataset, opened for reading."""
+    """An uploaded dataset, opened for reading.
+
+    Raises:
+        InvalidDataset: its first sample cannot be read.
+    """
+    if dataset.declared or dataset.format in ("tar", "parquet"):
+        from workers.datasets.opening import records_of
+
+        return records_of(dataset)
     path = next(file for file in sorted(dataset.root.rglob("*")) if file.is_file())
     return NpzSamples(path, dataset.digest, read_headers(path))
 

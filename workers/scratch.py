@@ -155,7 +155,14 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
 
 def _dataset(session: Session, job: Job, id_: str, root: Path) -> DatasetFiles:
     row = _row(session, Dataset, job.project_id, id_)
-    return DatasetFiles(id=id_, digest=row.digest or "", root=root, format=row.format or "", name=row.name)
+    return DatasetFiles(
+        id=id_,
+        digest=row.digest or "",
+        root=root,
+        format=row.format or "",
+        name=row.name,
+        declared=row.declared or {},
+    )
 
 
 def _row(session: Session, table: Any, project_id: str, id_: str) -> Any:

@@ -151,8 +151,26 @@ def upload_model(
 
 @datasets.command("upload")
 def upload_dataset(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An .npz, samples along axis 0.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="An .npz, a .tar (WebDataset), Parquet.")
+    ],
     name: Annotated[str | None, typer.Option(help="What to call it; default: the file's name.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARRAY=SOURCE",
+            help="Which array comes from what: an ending of a .tar (images=png), a column, an array. Repeatable.",
+        ),
+    ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JSON",
+            help="What is done to each sample, in order, as "
+            '\'{"do": "resize", "height": 224, "width": 224}\'; also center-crop, pad, normalize, layout, grayscale, '
+            "cast. Repeatable.",
+        ),
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,7 +178,9 @@ def upload_dataset(
     console = stderr()
     with connect(url) as client:
         with bytes_bar(console, f"uploading {file.name}") as progress:
-            row = client.upload_dataset(file, name=name, progress=progress)
+            row = client.upload_dataset(
+                file, name=name, fields=field or [], transforms=transform or [], progress=progress
+            )
         with busy(console, f"inspecting {file.name}"):
             row = client.wait_dataset(row["id"])
     print_json(row) if as_json else print_rows(DATASET_COLUMNS, [row])

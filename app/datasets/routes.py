@@ -29,7 +29,8 @@ def upload_dataset(
     session: WriteSession,
     idempotency: IdempotencyDep,
 ) -> Response:
-    """Upload a dataset: an `.npz` whose arrays have the sample axis first. A worker inspects it."""
+    """Upload a dataset: an `.npz` whose arrays have the sample axis first, a `.tar` in WebDataset form, or a Parquet file. A
+    worker inspects it."""
 
     def create() -> Created:
         blob, filename = source.take(session, principal.project_id)

@@ -2,11 +2,15 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from app.catalog.transforms import Fixed
 from app.http.paging import PageQuery
 from app.http.schemas import AnswerSchema, UtcTime
+from app.text import is_plain
 
+LONGEST_NAME = 255  # characters
+_TRANSFORM: TypeAdapter[Fixed] = TypeAdapter(Fixed)
 Status = Literal["inspecting", "ready", "rejected"]
 
 
@@ -18,6 +22,78 @@ class DatasetFields(BaseModel):
     name: str | None = Field(
         None, min_length=1, max_length=200, description="What to call it; absent: the file's name."
     )
+    fields: list[str] = Field(
+        default_factory=list,
+        max_length=200,
+        description="Which array comes from what in the file, each `ARRAY=SOURCE`: an ending of a `.tar` "
+        "(`images=png`, `labels=cls`), a column of a Parquet file, an array of an `.npz`. Only those are read.",
+    )
+    transforms: list[str] = Field(
+        default_factory=list,
+        max_length=50,
+        description="What is done to each sample, in order: a JSON object each, as in "
+        '`{"do": "resize", "height": 224, "width": 224}`; see `app/catalog/transforms.py`, or '
+        "`burnish datasets upload --help`.",
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _pairs(cls, value: list[str]) -> list[str]:
+        read_fields(value)
+        return value
+
+    @field_validator("transforms")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        read_transforms(value)
+        return value
+
+    def declared(self) -> dict[str, Any] | None:
+        """How the file is read, as it is stored; None where nothing was said."""
+        said: dict[str, Any] = {}
+        if self.fields:
+            said["fields"] = read_fields(self.fields)
+        if self.transforms:
+            said["transforms"] = [step.model_dump(mode="json") for step in read_transforms(self.transforms)]
+        return said or None
+
+
+def read_fields(texts: list[str]) -> dict[str, str]:
+    """{array: source} from texts `ARRAY=SOURCE`.
+
+    Raises:
+        ValueError: one is no such text, or an array comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if (
+            not (name and equals and source)
+            or not is_plain(text)
+            or max(len(name), len(source)) > LONGEST_NAME
+        ):
+            raise ValueError(f"{text[:100]!r} is not ARRAY=SOURCE")
+        if name in found:
+            raise ValueError(f"the array {name[:100]!r} comes twice")
+        found[name] = source
+    return found
+
+
+def read_transforms(texts: list[str]) -> list[Fixed]:
+    """Transforms from JSON texts.
+
+    Raises:
+        ValueError: one is no transform.
+    """
+    steps = []
+    for number, text in enumerate(texts):
+        try:
+            steps.append(_TRANSFORM.validate_json(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"transform {number}: {where + ': ' if where else ''}{first['msg']}") from None
+    return steps
 
 
 class DatasetQuery(PageQuery):
@@ -47,5 +123,8 @@ class DatasetAnswer(AnswerSchema):
         description="name -> {dtype, shape}, shapes without the sample axis."
     )
     labels: dict[str, Any] | None = Field(description="{name, dtype, shape, classes}; null: it has none.")
+    declared: dict[str, Any] | None = Field(
+        description="How the file is read, as the uploader said it: {fields, transforms}."
+    )
     problem: dict[str, Any] | None = Field(description="Why it was rejected.")
     created_at: UtcTime

@@ -24,6 +24,7 @@ def create_dataset(
         status=uploaded.INSPECTING,
         upload_digest=blob.digest,
         size_bytes=blob.size_bytes,
+        declared=fields.declared(),
     )
     uploaded.add(session, dataset)
     return dataset

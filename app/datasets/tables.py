@@ -27,6 +27,7 @@ class Dataset(Base):
     samples: Mapped[int | None] = mapped_column(BigInteger)
     inputs: Mapped[dict[str, Any] | None]  # name -> {dtype, shape}, shapes without the sample axis
     labels: Mapped[dict[str, Any] | None]  # {name, dtype, shape, classes}, or null
+    declared: Mapped[dict[str, Any] | None]  # what the uploader said of how it is read: fields, transforms
     problem: Mapped[dict[str, Any] | None]
     inspect_attempts: Mapped[int] = mapped_column(default=0)
     lease_expires_at: Mapped[datetime | None]

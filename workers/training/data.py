@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidDataset
+from workers.assignment import DatasetFiles
 from workers.context import PassContext, Samples
+from workers.datasets.opening import records_of
+from workers.datasets.records import RecordSamples
 from workers.datasets.rows import RowSamples, write_rows
 from workers.npz import read_headers
 from workers.samples import NpzSamples, SyntheticSamples
@@ -33,19 +36,23 @@ def describe(samples: Samples, ctx: PassContext | None = None) -> dict[str, Any]
                 write_rows(samples, folder, lambda done, total: ctx.report(done, total, "unpacking samples"))
             return found | {"rows": str(folder)}
         return found | {"npz": str(samples.path), "digest": samples.digest}
+    if isinstance(samples, RecordSamples):
+        return found | {"files": samples.files.model_dump(mode="json")}
     if isinstance(samples, SyntheticSamples):
         inputs = {name: [dtype, list(shape)] for name, (dtype, shape) in samples.inputs.items()}
         return found | {"synthetic": {"seed": samples.seed, "count": samples.count, "inputs": inputs}}
     raise InvalidDataset("these samples cannot be trained on", stage=STAGE)
 
 
-def reopened(described: dict[str, Any]) -> "RowSamples | NpzSamples | SyntheticSamples":
+def reopened(described: dict[str, Any]) -> RowSamples | NpzSamples | RecordSamples | SyntheticSamples:
     """The samples that were described."""
     if "rows" in described:
         return RowSamples(Path(described["rows"]))
     if "npz" in described:
         path = Path(described["npz"])
         return NpzSamples(path, described["digest"], read_headers(path))
+    if "files" in described:
+        return records_of(DatasetFiles.model_validate(described["files"]))
     made = described["synthetic"]
     inputs = {name: (dtype, tuple(shape)) for name, (dtype, shape) in made["inputs"].items()}
     return SyntheticSamples(made["seed"], made["count"], inputs)
