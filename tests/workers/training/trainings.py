@@ -25,6 +25,7 @@ from workers.training.task import TrainingJob
 from workers.training.weights import WEIGHTS
 
 BATCH = 32
+PARAMS = {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": BATCH, "ema_decay": 0.5, "metric": "top1"}
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Setting:
         samples = open_samples(DatasetFiles(id="d", digest="0", root=self.data, format="npz", name="digits"))
         job = TrainingJob(
             task="finetune", program=self.program, params=given.model_dump(mode="json"), seed=3, device="cpu",
-            train=describe(samples), out=out / "training",
+            train=describe(samples), validation=describe(samples), out=out / "training",
         )  # fmt: skip
         ctx = PassContext(
             out=out, aside=out / "aside", work=out / "work", seed=3, checkpoint_seconds=checkpoint_seconds,
