@@ -13,7 +13,7 @@ import numpy as np
 from app.errors import SignatureMismatch
 from workers.assignment import DatasetFiles
 from workers.context import Feeds, Samples
-from workers.datasets.mapped import MappedRows
+from workers.datasets.file_rows import FileRows
 from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
 
 FREE_DIMENSION = 64  # what a free dimension behind the first becomes in generated samples, unless told
@@ -67,17 +67,17 @@ class NpzSamples:
 
     def sample(self, index: int) -> tuple[Feeds, np.ndarray | None]:
         """One sample without a batch axis, and its label or None. Only where `numbered`."""
-        feeds = {name: rows[index] for name, rows in self._mapped.items() if name != self.label_name}
+        feeds = {name: rows[index] for name, rows in self._rows.items() if name != self.label_name}
         return feeds, self.label(index)
 
     def label(self, index: int) -> np.ndarray | None:
         """One sample's label or None. Only where `numbered`."""
-        return self._mapped[self.label_name][index] if self.label_name else None
+        return self._rows[self.label_name][index] if self.label_name else None
 
     @cached_property
-    def _mapped(self) -> dict[str, MappedRows]:
+    def _rows(self) -> dict[str, FileRows]:
         return {
-            header.name: MappedRows(self.path, header.offset, header.dtype, header.shape)
+            header.name: FileRows(self.path, header.offset, header.dtype, header.shape)
             for header in self.headers
             if header.offset is not None
         }

@@ -1,4 +1,4 @@
-"""Samples as rows of plain files, one for each array: read by number, memory-mapped, by any number of processes."""
+"""Samples as rows of plain files, one for each array: read by number by any number of processes."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from workers.context import Feeds, Samples
-from workers.datasets.mapped import MappedRows
+from workers.datasets.file_rows import FileRows
 
 _INDEX = "rows.json"
 _LABELS = "\0labels"  # no input's name
@@ -55,9 +55,9 @@ class RowSamples:
             yield stacked([self.sample(index) for index in range(start, min(start + size, total))])
 
     @cached_property
-    def _rows(self) -> dict[str, MappedRows]:
+    def _rows(self) -> dict[str, FileRows]:
         return {
-            name: MappedRows(
+            name: FileRows(
                 self.folder / entry["file"], 0, np.dtype(entry["dtype"]), (self.count, *entry["shape"])
             )
             for name, entry in self._arrays.items()

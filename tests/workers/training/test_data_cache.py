@@ -91,7 +91,7 @@ def test_a_bad_sample_is_named_while_training(tmp_path: Path, workers: int) -> N
 
 
 def test_reading_holds_no_more_memory_for_more_samples(tmp_path: Path) -> None:
-    """Rows of 300 MB, read twice: the mapping lets go of what it read (`datasets/mapped.py`)."""
+    """Rows of 300 MB, read twice: none of them stays resident (`datasets/file_rows.py`)."""
     count, size = 1500, 200_000
     with (tmp_path / "data.npz").open("wb") as stream:
         np.savez(stream, image=np.zeros((count, size), np.uint8))
@@ -108,4 +108,4 @@ def test_reading_holds_no_more_memory_for_more_samples(tmp_path: Path) -> None:
             assert not batch.inputs[0].any()
             most = max(most, resident().rss)
     batches.close()
-    assert most - before < 100_000_000
+    assert most - before < 50_000_000
