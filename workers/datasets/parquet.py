@@ -47,9 +47,10 @@ class ParquetRecords:
 
     @property
     def unpacked_bytes(self) -> int:
-        """What all of it says that it needs once it is decompressed."""
+        """What all of it needs once it is decompressed: as it says, and 8 bytes for each value, which repeated ones take no room
+        for in the file."""
         groups = (self._metadata.row_group(number) for number in range(self._metadata.num_row_groups))
-        return sum(int(group.total_byte_size) for group in groups)
+        return max(sum(int(group.total_byte_size) for group in groups), 8 * self.count * len(self.sources))
 
     def read(self, index: int, sources: Sequence[str]) -> dict[str, Value]:
         """One row, by reading all before it: for the first ones."""
