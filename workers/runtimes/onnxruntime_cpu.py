@@ -27,6 +27,7 @@ from workers.runtimes.onnxruntime_session import (
     disabled_optimizers,
     save_optimized_to,
     silent_options,
+    take_weights_in,
 )
 
 SPEC = RUNTIMES["onnxruntime-cpu"]
@@ -53,6 +54,7 @@ class OnnxRuntimeCpu:
             InferenceSession(
                 str(model.path), options, providers=PROVIDERS, disabled_optimizers=disabled_optimizers(model)
             )
+        take_weights_in(out, model)
         facts = graph_facts(out / ENTRY)
         facts["model_half_weights"] = graph_facts(model.path)["half_weights"]
         entry = _to_ort(out, params) if params.engine_format == "ort" else ENTRY

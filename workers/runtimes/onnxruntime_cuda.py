@@ -11,7 +11,7 @@ from workers.runtimes import implements
 from workers.runtimes.base import Engine
 from workers.runtimes.onnx_facts import graph_facts
 from workers.runtimes.onnxruntime_gpu import CPU, OnnxRuntimeGpu, Provider, explained
-from workers.runtimes.onnxruntime_session import save_optimized_to, silent_options
+from workers.runtimes.onnxruntime_session import save_optimized_to, silent_options, take_weights_in
 
 SPEC = RUNTIMES["onnxruntime-cuda"]
 
@@ -34,6 +34,7 @@ class OnnxRuntimeCuda(OnnxRuntimeGpu):
         save_optimized_to(options, model, out, params.graph_optimization)
         unrecorded = params.model_copy(update={"cuda_graph": False})  # nothing is run here
         found = self.built(model, options, unrecorded)
+        take_weights_in(out, model)
         facts = graph_facts(out / ENTRY)
         return Engine(out, ENTRY, {**facts, **found, "explained": explained(found, facts)})
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from app.errors import SignatureMismatch, UnsupportedOperator
 from workers.float_types import narrow_floats
+from workers.formats.weights import load_weights, tensors
 from workers.model_handle import PROTOBUF_LIMIT_BYTES, ModelHandle
 from workers.onnx_errors import ORT_ERRORS, explain
 from workers.onnx_files import ENTRY, EXTERNAL_TENSOR_BYTES, GRAPH_ALLOWANCE_BYTES, WEIGHTS
@@ -101,6 +103,19 @@ def save_optimized_to(options: SessionOptions, model: ModelHandle, out: Path, le
         entry = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{entry}_file_name", WEIGHTS)
         options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(EXTERNAL_TENSOR_BYTES))
+
+
+def take_weights_in(out: Path, model: ModelHandle) -> None:
+    """Put weights that the saved engine in `out` still reads from the model's own files into it.
+
+    ONNX Runtime leaves those where they lie that it did not change, unless it is told to write a file of weights.
+    """
+    if (out / WEIGHTS).exists():
+        return
+    saved = onnx.load(str(out / ENTRY), load_external_data=False)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(saved)):
+        load_weights(saved, model.path.parent)
+        (out / ENTRY).write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def disabled_optimizers(model: ModelHandle) -> list[str]:

@@ -1,5 +1,6 @@
 """ONNX Runtime on CPUs beyond the contract: its parameters, its facts, and what is said of them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.catalog.runtime_params.onnxruntime import OnnxRuntimeCpuParams
 from app.errors import UnsupportedOperator
+from workers.model_handle import ModelHandle
 from workers.onnx_files import GRAPH_ALLOWANCE_BYTES, save_onnx
 from workers.runtimes import onnxruntime_cpu, onnxruntime_session, registry
 from workers.runtimes.why import why
@@ -197,3 +199,24 @@ def test_an_engine_in_ort_format_computes_the_same(cnn, built):
     expected = RUNTIME.load(plain, OnnxRuntimeCpuParams()).run(feeds)
     got = RUNTIME.load(engine, OnnxRuntimeCpuParams(engine_format="ort")).run(feeds)
     np.testing.assert_array_equal(got["logits"], expected["logits"])
+
+
+@pytest.mark.parametrize("engine_format", ["onnx", "ort"])
+def test_an_engine_holds_weights_that_lay_beside_its_model(cnn, built, tmp_path: Path, engine_format: str):
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    onnx.save_model(
+        cnn.model.load_onnx(),
+        str(apart / "net.onnx"),
+        save_as_external_data=True,
+        location="net.onnx.data",
+        size_threshold=256,
+    )
+    model = ModelHandle(apart, "net.onnx", "onnx", "0" * 64)
+    engine = built(model, engine_format=engine_format)
+    shutil.rmtree(apart)
+    feeds = next(cnn.train.batches(4))[0]
+    expected = RUNTIME.load(built(cnn.model), OnnxRuntimeCpuParams()).run(feeds)
+    found = RUNTIME.load(engine, OnnxRuntimeCpuParams()).run(feeds)
+    assert [path.name for path in engine.root.iterdir()] == [engine.entry]
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
