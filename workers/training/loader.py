@@ -108,10 +108,11 @@ class Loader:
                 persistent_workers=True,
                 pin_memory=self._device.type == "cuda",
                 multiprocessing_context="fork",
+                collate_fn=_as_arrays,
             )
         self._keys.now = keys
         try:
-            yield from self._loader
+            yield from map(_as_tensors, self._loader)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -128,6 +129,23 @@ class Loader:
             None if labels is None else labels.to(self._device, non_blocking=True),
             indices,
         )
+
+
+def _as_arrays(read: Read | dict[str, Any]) -> Any:
+    """A batch as it goes through a pipe: tensors would be handed over by a socket in the folder of temporary files, whose path
+    may be longer than a socket's can be, and which a job may not have; the batch is then lost without a word."""
+    if isinstance(read, dict):
+        return read
+    inputs, labels, indices = read
+    return tuple(one.numpy() for one in inputs), None if labels is None else labels.numpy(), indices.numpy()
+
+
+def _as_tensors(read: Any) -> Read | dict[str, Any]:
+    if isinstance(read, dict):
+        return read
+    inputs, labels, indices = read
+    found = None if labels is None else torch.from_numpy(labels)
+    return tuple(torch.from_numpy(one) for one in inputs), found, torch.from_numpy(indices)
 
 
 class _Keys:
