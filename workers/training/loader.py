@@ -131,7 +131,7 @@ class Loader:
         )
 
 
-def _as_arrays(read: Read | dict[str, Any]) -> Any:
+def _as_arrays(read: Any) -> Any:
     """A batch as it goes through a pipe: tensors would be handed over by a socket in the folder of temporary files, whose path
     may be longer than a socket's can be, and which a job may not have; the batch is then lost without a word."""
     if isinstance(read, dict):
