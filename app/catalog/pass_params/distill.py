@@ -23,8 +23,7 @@ class DistillParams(TrainingParams):
 
     The loss is `(1 - hard_weight) * soft + hard_weight * hard + feature_weight * features`. `soft` compares the outputs that both
     networks have by name; `hard` is the loss against the labels, where there are some; `features` compares layers within. The
-    teacher computes in its own precision and learns nothing. Where no transform is random and no layers are compared, its
-    outputs are computed once and kept.
+    teacher computes in its own precision, and learns nothing.
 
     With a `student` of the package pytorchcv the original's layers are left behind, its inputs and outputs stay. Its weights begin
     at random. On images so small that fewer than 4 rows or columns would be left before the last pooling, its first layers
@@ -75,8 +74,8 @@ class DistillParams(TrainingParams):
         default="auto",
         description="How outputs are compared. `kl`: shares of classes at the temperature (Kullback-Leibler); `binary-kl`: the "
         "probability of each number by itself, likewise; `mse`: the numbers, their mean squared error. `auto`: `kl` for outputs "
-        "of classes, `binary-kl` for labels that are truth values, else `mse`. An output is of classes where its labels are integers, "
-        "a softmax gives it, its name says so (logits, probabilities), or the student is one of pytorchcv.",
+        "of classes, `binary-kl` for labels that are truth values and outputs of a sigmoid, else `mse`. Without labels, an output "
+        "is of classes where a softmax gives it, or where it is a row that comes straight from a layer.",
     )
     hard_loss: Literal["auto", "cross-entropy", "binary-cross-entropy", "mse", "l1", "smooth-l1"] = Field(
         default="auto", description="The loss against labels; see `loss` of the pass `finetune`."
