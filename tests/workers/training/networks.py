@@ -1,6 +1,6 @@
 """Small networks that plain PyTorch trains in seconds, and real labelled data for them: what training passes are tried on.
 
-Of each kind one: with batch norms (`Small`), without (`Mlp`), of narrow depthwise convolutions, which lose by 8 bits (`Depthwise`),
+Of each kind one: with batch norms (`Small`), without (`Mlp`), of narrow depthwise convolutions (`Depthwise`),
 of attention (`Reader`). Digits are there without a network; `clothes` and `handwriting` raise `NotFetched` where they are not.
 """
 
