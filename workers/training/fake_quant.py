@@ -28,7 +28,8 @@ class Grid:
 
     def of(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point for ranges, widened to hold 0: as ONNX Runtime's `compute_scale_zp`."""
-        least, most = least.clamp(max=0), most.clamp(min=0)
+        kept = least.dtype
+        least, most = least.double().clamp(max=0), most.double().clamp(min=0)  # as there: ties of zero points
         if self.symmetric:
             largest = torch.maximum(-least, most)
             scale = largest * 2 / (self.high - self.low)
@@ -37,7 +38,7 @@ class Grid:
             scale = (most - least) / (self.high - self.low)
             zero = self.low - least / scale.clamp(min=_TINY)
         scale = torch.where(scale < _TINY, torch.ones_like(scale), scale)
-        return scale, rounded(zero).clamp(self.low, self.high)
+        return scale.to(kept), rounded(zero).clamp(self.low, self.high).to(kept)
 
     def ends(self, scale: float, zero: int) -> tuple[float, float]:
         """A range of which `of` gives these."""

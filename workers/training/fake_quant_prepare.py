@@ -51,7 +51,7 @@ class Plan:
 
     def build(self, params: QatParams) -> tuple[FakeQuantized, dict[str, Held]]:
         """The network that is trained, see `build_network`."""
-        return build_network(self.load(), self.folds, self.layout, params.ranges)
+        return build_network(self.load(), self.folds, self.layout, params.range_mode)
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,17 @@ class QatParams(TrainingParams, CalibratedParams):
     Mishra and Marr, Apprentice, 2018, for learning from the network in floating point (https://arxiv.org/abs/1711.05852).
     """
 
-    learning_rate: float = Field(default=1e-4, gt=0, le=100, description="The highest learning rate.")
     freeze_at: float = Field(
         default=0.5,
         ge=0,
         le=1,
         description="The share of all steps after which statistics of batch norms and ranges of activations stay. 0: from the start.",
     )
-    ranges: Literal["moving", "learned", "fixed"] = Field(
-        default="moving",
+    ranges: Literal["auto", "moving", "learned", "fixed"] = Field(
+        default="auto",
         description=(
             "What the ranges of activations do until then: follow the extremes of the batches, be trained with the weights, or "
-            "stay as calibration found them."
+            "stay as calibration found them. `auto`: moving for method minmax, learned for those that cut extremes off."
         ),
     )
     loss: Literal["auto", "cross-entropy", "binary-cross-entropy", "mse", "l1", "smooth-l1"] = Field(
@@ -78,6 +77,13 @@ class QatParams(TrainingParams, CalibratedParams):
         default="fp32",
         description="What everything else is computed in; fp16 for form tensorrt alone, where it is the usual choice.",
     )
+
+    @property
+    def range_mode(self) -> Literal["moving", "learned", "fixed"]:
+        """What `ranges` comes to."""
+        if self.ranges == "auto":
+            return "moving" if self.method == "minmax" else "learned"
+        return self.ranges
 
     @model_validator(mode="after")
     def _rest_fits(self) -> "QatParams":
