@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.catalog.pass_params.training import LoaderParams
@@ -106,7 +107,6 @@ class Loader:
                 num_workers=self._workers,
                 prefetch_factor=self._params.prefetch,
                 persistent_workers=True,
-                pin_memory=self._device.type == "cuda",
                 multiprocessing_context="fork",
                 collate_fn=_as_arrays,
             )
@@ -125,10 +125,14 @@ class Loader:
     def _on_device(self, read: Read) -> Batch:
         inputs, labels, indices = read
         return Batch(
-            tuple(values.to(self._device, non_blocking=True) for values in inputs),
-            None if labels is None else labels.to(self._device, non_blocking=True),
-            indices,
+            tuple(map(self._moved, inputs)), None if labels is None else self._moved(labels), indices
         )
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """Values on the device; to a GPU from pinned memory, while it still computes."""
+        if self._device.type == "cuda":
+            return values.pin_memory().to(self._device, non_blocking=True)
+        return values
 
 
 def _as_arrays(read: Any) -> Any:

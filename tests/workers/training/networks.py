@@ -1,11 +1,9 @@
 """Small networks that plain PyTorch trains in seconds, and real labelled data for them: what training passes are tried on.
 
-Of each kind one: with batch norms (`Small`), without (`Mlp`), of narrow depthwise convolutions (`Depthwise`),
-of attention (`Reader`). Digits are there without a network; `clothes` and `handwriting` raise `NotFetched` where they are not.
+Of each kind one: with batch norms (`Small`), without (`Mlp`), of attention (`Reader`).
 """
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,15 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from tests.accuracy import sources
-from tests.accuracy.digits import DEVIATION as WRITTEN_DEVIATION
-from tests.accuracy.digits import MEAN as WRITTEN_MEAN
-from tests.accuracy.fashion import DEVIATION, MEAN
-from tests.accuracy.images import load
 from workers.torch.program import TorchModel, export, save_program
 
 CLASSES = 10
@@ -74,18 +66,6 @@ def read_digits() -> Parted:
     return _parted({"tokens": squares.reshape(-1, PLACES)}, labels, HELD_DIGITS)
 
 
-@cache
-def clothes() -> Parted:
-    """Fashion-MNIST: `images` [60000 | 10000, 1, 28, 28], normalized. Raises NotFetched."""
-    return _idx(sources.FASHION, MEAN, DEVIATION)
-
-
-@cache
-def handwriting() -> Parted:
-    """MNIST: `images` [60000 | 10000, 1, 28, 28], normalized. Raises NotFetched."""
-    return _idx(sources.DIGITS, WRITTEN_MEAN, WRITTEN_DEVIATION)
-
-
 class Mlp(nn.Module):
     """Images of `side` pixels to logits, by one hidden layer: nothing that knows of other samples, as batch norms do."""
 
@@ -109,24 +89,6 @@ class Small(nn.Module):
             _convolution(width, 2 * width, 3, 2),
         )
         self.head = nn.Linear(2 * width, CLASSES)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(images).mean((2, 3)))
-
-
-class Depthwise(nn.Module):
-    """Images of 28 pixels to logits: depthwise and pointwise convolutions in turn (Howard et al., 2017), of few channels."""
-
-    def __init__(self, width: int = 8):
-        super().__init__()
-        self.features = nn.Sequential(
-            _convolution(1, width, 3, 2),
-            _separable(width, 2 * width, 1),
-            _separable(2 * width, 2 * width, 1),
-            _separable(2 * width, 4 * width, 2),
-            _separable(4 * width, 4 * width, 1),
-        )
-        self.head = nn.Linear(4 * width, CLASSES)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images).mean((2, 3)))
@@ -198,7 +160,7 @@ def accuracy(network: nn.Module, data: Labelled) -> float:
 
 
 def trained(kind: str) -> nn.Module:
-    """A network of `TRAINED`, trained once a process or, where that takes long, once a machine: a copy of it."""
+    """A network of `TRAINED`, trained once a process: a copy of it."""
     return copy.deepcopy(_trained(kind))
 
 
@@ -219,20 +181,16 @@ def write_program(network: nn.Module, data: Labelled, path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: on what, how long, and whether its weights are worth keeping on disk."""
+    """How a network is trained: on what, and how long."""
 
     make: Callable[[], nn.Module]
     data: Callable[[], Parted]
     epochs: int
-    kept: bool = False
 
 
 TRAINED = {
     "mlp": Recipe(Mlp, digits, 20),
-    "small": Recipe(Small, digits, 12),
     "reader": Recipe(Reader, read_digits, 30),
-    "depthwise": Recipe(Depthwise, clothes, 4, kept=True),
-    "large": Recipe(lambda: Small(32), clothes, 3, kept=True),
 }
 
 
@@ -241,17 +199,7 @@ def _trained(kind: str) -> nn.Module:
     recipe = TRAINED[kind]
     network = untrained(recipe.make)
     data = recipe.data().train
-    if not recipe.kept:
-        return fit(network, data, epochs=recipe.epochs)
-    of = (Path(__file__).read_bytes(), kind.encode(), data.labels.tobytes())
-    name = hashlib.sha256(b"".join(of)).hexdigest()[:32]
-    kept = sources.cache() / f"training-{kind}-{name}.safetensors"
-    if not kept.exists():
-        made = kept.with_suffix(f".{torch.initial_seed()}")
-        save_file(fit(network, data, epochs=recipe.epochs, batch=128).state_dict(), made)
-        sources.place(made, kept)
-    network.load_state_dict(load_file(kept))
-    return network.eval()
+    return fit(network, data, epochs=recipe.epochs)
 
 
 def _convolution(before: int, after: int, size: int, stride: int, groups: int = 1) -> nn.Sequential:
@@ -259,12 +207,6 @@ def _convolution(before: int, after: int, size: int, stride: int, groups: int = 
         nn.Conv2d(before, after, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(after),
         nn.ReLU(),
-    )
-
-
-def _separable(before: int, after: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        _convolution(before, before, 3, stride, groups=before), _convolution(before, after, 1, 1)
     )
 
 
@@ -280,14 +222,6 @@ def _parted(inputs: dict[str, np.ndarray], labels: np.ndarray, held: int) -> Par
         Labelled({name: values[part] for name, values in inputs.items()}, labels[part]) for part in parts
     )
     return Parted(train, rest)
-
-
-def _idx(source: sources.Source, mean: float, deviation: float) -> Parted:
-    split = load(sources.fetched(source), mean, deviation)
-    return Parted(
-        Labelled({"images": split.train}, split.train_labels),
-        Labelled({"images": split.test}, split.test_labels),
-    )
 
 
 def _entry(name: str, dtype: str, shape: Any) -> dict[str, Any]:
