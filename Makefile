@@ -22,7 +22,7 @@ up: $(STAMP) ## the embedded service in the foreground; Ctrl-C stops it
 	$(BIN)/burnish up
 
 test: $(STAMP) ## the test suite, with real Redis, PostgreSQL and models
-	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## what is too long for every day
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
