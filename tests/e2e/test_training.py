@@ -84,6 +84,7 @@ def test_a_network_learns_and_is_quantized_and_nothing_is_trained_twice(
     assert again["result"]["optimized"]["accuracy"]["value"] > 0.9
 
 
+@pytest.mark.slow  # in short: tests/workers/training/test_sandboxed.py
 def test_two_processes_train_in_the_sandbox(service: Service, untrained: Path, data: Data):
     step = learning("finetune", data, epochs=3, learning_rate=5e-3, distributed={"processes": 2})
     job = trained(service, service.model(untrained), data, step)
@@ -105,4 +106,4 @@ def test_labels_that_the_network_cannot_give_are_named_before_training(
     problem = job["problem"]
     assert problem["code"] == "invalid_dataset"
     assert "137" in problem["detail"]
-    assert problem["param"] == "inputs.train"
+    assert problem["hint"]
