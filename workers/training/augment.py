@@ -9,8 +9,8 @@ from app.catalog.transforms import Random
 from app.errors import InvalidDataset, InvalidParams
 from workers.context import Feeds
 from workers.training import image_draws
+from workers.training.task import STAGE
 
-STAGE = "training"
 Sample = tuple[Feeds, np.ndarray | None]
 Read = Callable[[int], Sample]  # a sample of the dataset by its number, as it is stored
 

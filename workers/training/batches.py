@@ -17,9 +17,7 @@ from workers.training.augment import Augment
 from workers.training.data import reopened
 from workers.training.loader import Loader
 from workers.training.reading import Reading
-from workers.training.task import Batch
-
-STAGE = "training"
+from workers.training.task import STAGE, Batch
 
 
 class DatasetBatches:

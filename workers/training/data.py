@@ -16,8 +16,8 @@ from workers.datasets.records import RecordSamples
 from workers.datasets.rows import RowSamples, write_rows
 from workers.npz import read_headers
 from workers.samples import NpzSamples, SyntheticSamples
+from workers.training.task import STAGE
 
-STAGE = "training"
 ROWS_VERSION = 1  # of how samples are decoded, transformed and laid out
 
 

@@ -12,7 +12,7 @@ from app.catalog.pass_params.distill import FeaturePair
 from app.errors import InvalidParams
 from workers.torch.exporting import sizes_that_run
 from workers.torch.model import TorchModel, example_inputs, label
-from workers.training.running import STAGE
+from workers.training.task import STAGE
 from workers.training.teachers import Teacher, about_teacher
 
 PARAM = "features"

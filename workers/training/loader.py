@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from app.catalog.pass_params.training import LoaderParams
 from workers.problems import ProcessDied, error_of
 from workers.training.reading import Read, Reading, Wanted
-from workers.training.task import Batch
+from workers.training.task import STAGE, Batch
 
 _MEASURED = 8  # batches, the first of which does not count
 _WAITS = 0.05  # the share of time waited from which reading ahead is worth a process
@@ -118,7 +118,7 @@ class Loader:
                 raise
             raise ProcessDied(
                 "a process that reads samples died",
-                stage="training",
+                stage=STAGE,
                 hint="it may have used more memory than there is: use fewer `loader.workers`, or less `prefetch`",
             ) from error
 

@@ -24,11 +24,11 @@ from workers.training.optimizers import gradients, optimizer_of, set_rate, train
 from workers.training.precision import Precision
 from workers.training.progress import Progress
 from workers.training.report import TrainingReport
-from workers.training.running import STAGE, Step, not_finite
+from workers.training.running import Step, not_finite
 from workers.training.scalars import MOST_POINTS
 from workers.training.schedules import rate
 from workers.training.scoring import Scoring, score
-from workers.training.task import Batch, Batches, Task
+from workers.training.task import STAGE, Batch, Batches, Task
 from workers.training.weights import state_of
 
 Tell = Callable[[dict[str, Any]], None]

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from app.errors import InvalidDataset, SignatureMismatch
 from workers.torch.model import TorchModel
+from workers.training.task import STAGE
 
 Entry = Mapping[str, Any]  # name, dtype, shape
-STAGE = "training"
 NO_LABELS = "upload data with an array called `labels`; without labels, `distill` learns from another network"
 _PROBABLE = {
     "cross-entropy": frozenset({"softmax"}),

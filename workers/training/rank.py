@@ -12,10 +12,9 @@ from workers.training.batches import open_batches
 from workers.training.group import Group
 from workers.training.loop import Loop, Tell
 from workers.training.report import TrainingReport
-from workers.training.running import STAGE
 from workers.training.scalars import write_scalars
 from workers.training.scoring import scoring_of
-from workers.training.task import Task, TrainingJob, device_of
+from workers.training.task import STAGE, Task, TrainingJob, device_of
 from workers.training.weights import WEIGHTS, save_tensors
 
 SCALARS = "scalars"

@@ -15,8 +15,8 @@ from workers.datasets.rows import stacked
 from workers.feeds import plan_feeds
 from workers.problems import problem_of
 from workers.training.augment import Augment, Sample
+from workers.training.task import STAGE
 
-STAGE = "training"
 Wanted = tuple[int, np.ndarray]  # the epoch, and numbers of samples
 Read = tuple[tuple[Tensor, ...], Tensor | None, Tensor]  # inputs, labels, numbers
 

@@ -17,8 +17,8 @@ from app.errors import InvalidModel
 from app.text import first_line, plain
 from workers.samples import is_batched
 from workers.torch.model import TorchModel, example_inputs, leaves
+from workers.training.task import STAGE
 
-STAGE = "training"
 TIMES = 3  # batches of the original in one of the trial
 MOST_NOISE = 1e-6  # noise to signal, in power: 60 dB
 HINT = (

@@ -10,9 +10,7 @@ from torch import Tensor, fx, nn
 from app.errors import BurnishError, InvalidDataset, InvalidModel, InvalidParams, OutOfMemory
 from app.text import first_line, plain
 from workers.torch.model import leaves
-from workers.training.task import Batch, Task
-
-STAGE = "training"
+from workers.training.task import STAGE, Batch, Task
 
 
 class Step(nn.Module):

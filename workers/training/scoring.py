@@ -12,9 +12,8 @@ from app.catalog.evaluation import metric_called
 from app.errors import InvalidDataset, InvalidParams
 from workers.training.group import Group
 from workers.training.running import call
-from workers.training.task import Batch, Batches, Task
+from workers.training.task import STAGE, Batch, Batches, Task
 
-STAGE = "training"
 LOSS = "loss"
 
 

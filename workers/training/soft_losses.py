@@ -14,7 +14,7 @@ from torch.nn import functional
 from app.errors import SignatureMismatch
 from workers.torch.model import TorchModel
 from workers.training.losses import labelled_loss, last_operator
-from workers.training.running import STAGE
+from workers.training.task import STAGE
 
 _OF_LABELS = {"cross-entropy": "kl", "binary-cross-entropy": "binary-kl", "mse": "mse"}
 _SCORES = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.pooling._AdaptiveAvgPoolNd)

@@ -16,7 +16,7 @@ from workers.torch.lift import lift
 from workers.torch.model import TorchModel, leaves
 from workers.torch.program import export, load_program, save_program
 from workers.training.losses import last_operator
-from workers.training.running import STAGE
+from workers.training.task import STAGE
 
 PARAM = "student"
 LEAST_POINTS = 4  # of a picture's shorter side behind the last halving

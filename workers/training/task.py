@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+STAGE = "training"  # of every problem that training finds
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -24,8 +24,7 @@ from workers.formats.base import OpenedModel
 from workers.model_handle import ModelHandle
 from workers.torch.model import TorchModel, leaves, to_array, to_tensor
 from workers.training.rebatch import rebatched
-from workers.training.running import STAGE
-from workers.training.task import Batch
+from workers.training.task import STAGE, Batch
 
 PARAM = "inputs.teacher"
 HINT = (

@@ -15,9 +15,8 @@ from workers.training.features import Features
 from workers.training.losses import Loss, labelled_loss
 from workers.training.network import open_network
 from workers.training.rank import output_of
-from workers.training.running import STAGE
 from workers.training.soft_losses import SoftLoss, soft_loss
-from workers.training.task import Batch, TrainingJob
+from workers.training.task import STAGE, Batch, TrainingJob
 from workers.training.teachers import Teacher, open_teacher, output_of_teacher
 
 

@@ -12,8 +12,7 @@ from workers.torch.model import TorchModel
 from workers.training.losses import NO_LABELS, Loss, labelled_loss
 from workers.training.network import open_network
 from workers.training.rank import output_of
-from workers.training.running import STAGE
-from workers.training.task import Batch, TrainingJob
+from workers.training.task import STAGE, Batch, TrainingJob
 
 
 class Finetune:
