@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from onnx import NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from app.errors import IncompatibleRecipe
 from workers import qdq
@@ -77,12 +77,7 @@ def quantize(model: ModelHandle, asked: Asked, ctx: PassContext, stage: str) -> 
     restore_shapes(after, original.graph)
     sort_nodes(after.graph)
     if asked.rest == "fp16":
-        after = infer_types(after)
-        conversion = HalfPrecision(after, True, frozenset(), frozenset())
-        conversion.apply()
-        restore_shapes(after, original.graph)
-        sort_nodes(after.graph)
-        ctx.facts["rest"] = conversion.facts()
+        after = with_half_rest(after, original.graph, ctx)
     taken = {node.name for node in placement.products}
     ctx.facts.update(
         outcome(
@@ -102,6 +97,20 @@ def quantize(model: ModelHandle, asked: Asked, ctx: PassContext, stage: str) -> 
     handle = save_onnx(after, ctx.out)
     prove(signature_of(original), handle, stage)
     return handle
+
+
+def with_half_rest(model: ModelProto, shapes: GraphProto, ctx: PassContext) -> ModelProto:
+    """A quantized model whose other layers compute in fp16; inputs and outputs have the shapes that `shapes` tells.
+
+    Facts: `rest`, see `HalfPrecision.facts`.
+    """
+    model = infer_types(model)
+    conversion = HalfPrecision(model, True, frozenset(), frozenset())
+    conversion.apply()
+    restore_shapes(model, shapes)
+    sort_nodes(model.graph)
+    ctx.facts["rest"] = conversion.facts()
+    return model
 
 
 def reason(node: NodeProto, operators: Collection[str], excluded_nodes: Collection[str]) -> str:

@@ -7,16 +7,16 @@ import onnx
 from app.catalog.pass_params.qat import QatParams
 from workers.calibration import Ranges
 from workers.context import PassContext
-from workers.half_precision import HalfPrecision
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx, signature_of
-from workers.onnx_prepare import infer_types, prepare, sort_nodes
-from workers.onnx_proof import prove, restore_shapes
+from workers.onnx_prepare import prepare
+from workers.onnx_proof import prove
+from workers.quantize_for_tensorrt import LEAST_OPSET, with_half_rest
 from workers.torch.program import load_program
 from workers.torch.to_onnx import declare
 from workers.training.fake_quant_graph import folded
 from workers.training.fake_quant_network import FakeQuantized, arrays_of, put_back
-from workers.training.fake_quant_prepare import LEAST_OPSET, Prepared
+from workers.training.fake_quant_prepare import Prepared
 from workers.training.weights import load_trained, state_of
 
 STAGE = "qat"
@@ -27,7 +27,7 @@ def finish(
 ) -> ModelHandle:
     """Write the quantized network of trained `weights` (`trained.safetensors`) into `ctx.out`, with the signature of `model`.
 
-    Facts: `rest`, of `HalfPrecision.facts`, where the rest is fp16.
+    Facts: `rest`, see `with_half_rest`, where the rest is fp16.
 
     Raises:
         InvalidModel: see `onnx_proof.prove`.
@@ -39,12 +39,7 @@ def finish(
     signature = onnx.ModelProto()
     signature.CopyFrom(after)
     if params.rest == "fp16":
-        after = infer_types(after)
-        conversion = HalfPrecision(after, True, frozenset(), frozenset())
-        conversion.apply()
-        restore_shapes(after, signature.graph)
-        sort_nodes(after.graph)
-        ctx.facts["rest"] = conversion.facts()
+        after = with_half_rest(after, signature.graph, ctx)
     handle = save_onnx(after, ctx.out)
     prove(signature_of(signature), handle, STAGE)
     return handle

@@ -14,15 +14,13 @@ from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.onnx_prepare import prepare
+from workers.quantize_for_tensorrt import LATER_OPSET, LEAST_OPSET
 from workers.torch.exporting import export
 from workers.torch.to_onnx import program_to_onnx
 from workers.training.fake_quant_forms import Form, form_of
 from workers.training.fake_quant_graph import Fold, Layout, folded, folds_of, layout_of, own_vectors
 from workers.training.fake_quant_network import FakeQuantized, Held, build_network
 from workers.training.network import open_network
-
-LEAST_OPSET = 13  # per-channel QuantizeLinear and DequantizeLinear
-LATER_OPSET = 19  # … of fp16
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ ends with the same weights as one that ran through.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +193,14 @@ class Loop:
 
     def _check(self, batch: Batch, loss: float, norm: float) -> None:
         """Raises where the step cannot be taken and no smaller scale of the loss would help; see `not_finite`."""
-        finite = _is_finite(loss) and _is_finite(norm)
+        finite = isfinite(loss) and isfinite(norm)
         if finite or (self._precision.forgives and self._precision.skipped_in_a_row < MOST_SKIPPED):
             return
         raise not_finite(self._task, batch, self._progress.done + 1, loss)
 
     def _clip(self, norm: float) -> None:
         most = self._params.clip_norm
-        if most is not None and most < norm < float("inf"):
+        if most is not None and most < norm < inf:
             for gradient in gradients(self._held.parameters().values()):
                 gradient.mul_(most / norm)
 
@@ -216,7 +217,7 @@ class Loop:
         with average.in_place() if average is not None else nullcontext():
             self._group.align(self._task.network)
             value = score(self._task, self._validation, self._scoring, self._group, self._device)
-            if not _is_finite(value):
+            if not isfinite(value):
                 raise InvalidParams(
                     f"the {self._scoring.metric} of the validation data is {value} after {self._progress.done} steps",
                     stage=STAGE,
@@ -267,7 +268,7 @@ class Loop:
 
     def _note(self, loss: float, norm: float, learning_rate: float) -> None:
         every = max(1, self.steps // MOST_POINTS)
-        if self._progress.done % every == 0 and _is_finite(loss) and _is_finite(norm):
+        if self._progress.done % every == 0 and isfinite(loss) and isfinite(norm):
             self._progress.note(
                 {"train/loss": loss, "train/gradient_norm": norm, "train/learning_rate": learning_rate}
             )
@@ -330,7 +331,3 @@ def _mixed(*numbers: int) -> int:
         found = ((found ^ number) * 0x9E3779B97F4A7C15 + 0x7F4A7C15) % 2**64
         found ^= found >> 29
     return found >> 1
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0

@@ -69,12 +69,6 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
     return report
 
 
-def _classes(output: str, outputs: Sequence[Mapping[str, Any]]) -> int | None:
-    """How many classes an output tells apart, where it may."""
-    shape = next(entry["shape"] for entry in outputs if entry["name"] == output)
-    return shape[-1] if len(shape) == 2 and isinstance(shape[-1], int) else None
-
-
 def params_of(given: Mapping[str, Any]) -> TrainingParams:
     """What all training passes have of a pass's parameters."""
     return TrainingParams.model_validate(

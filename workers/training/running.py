@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def not_finite(task: Task, batch: Batch, step: int, loss: float) -> BurnishError
 
     The network must have the weights that the step began with.
     """
-    told = f"the loss is {loss}" if loss != loss or abs(loss) == float("inf") else "a gradient is not finite"
+    told = "a gradient is not finite" if isfinite(loss) else f"the loss is {loss}"
     for number, values in enumerate([*batch.inputs, *([] if batch.labels is None else [batch.labels])]):
         if (row := _bad_row(values)) is not None:
             what = f"input {task.inputs[number]['name']!r}" if number < len(batch.inputs) else "the label"
