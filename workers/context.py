@@ -89,7 +89,7 @@ class NoCheckpoint:
 @dataclass
 class PassContext:
     """Handed to every pass. `out` is an empty folder for the new model's files, `aside` one for what the user may want to
-    have besides (an artifact of kind `training` each, named as its file), `work` one for what nobody needs afterwards.
+    have besides (together an artifact of kind `training`), `work` one for what nobody needs afterwards.
     """
 
     out: Path

@@ -48,14 +48,14 @@ class StepMemory:
         self._supervisor.ask("store", key=_key(name, cause), name=name, root=str(root), facts={}, seconds=0.0)
 
 
-class StepCheckpoint:
-    """A step half done, in the same cache. `step`: the key of the whole step."""
+class KeptFolder:
+    """A folder that belongs to a step, in the same cache: the step half done, or what it left besides. `step`: its key."""
 
     def __init__(self, supervisor: Supervisor, name: str, step: str):
         self._supervisor = supervisor
         self._name = name
         self._kept = False
-        self._key = step_key({"checkpoint": name, "step": step})
+        self._key = step_key({"kept": name, "step": step})
 
     def last(self) -> Path | None:
         """See `context.Checkpoint.last`."""
@@ -66,14 +66,12 @@ class StepCheckpoint:
     def keep(self, folder: Path) -> None:
         """See `context.Checkpoint.keep`."""
         self._kept = True
-        name = f"checkpoint:{self._name}"
-        self._supervisor.ask("store", key=self._key, name=name, root=str(folder), facts={}, seconds=0.0)
+        self._supervisor.ask("store", key=self._key, name=self._name, root=str(folder), facts={}, seconds=0.0)
 
     def drop(self) -> None:
-        """The step is done: forget what was kept, if this attempt knows of something."""
-        if not self._kept:
-            return
-        self._supervisor.ask("forget", key=self._key)
+        """It is of no use any more: forget what was kept, if this attempt knows of something."""
+        if self._kept:
+            self._supervisor.ask("forget", key=self._key)
 
 
 def _key(name: str, cause: Mapping[str, Any]) -> str:

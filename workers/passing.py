@@ -15,9 +15,9 @@ from workers.conversion import convert, open_model
 from workers.distributions import versions_of
 from workers.formats import onnx
 from workers.measure.environment import hardware_key
-from workers.memory import StepCheckpoint
+from workers.memory import KeptFolder
 from workers.model_handle import ModelHandle
-from workers.samples import open_samples, synthetic_samples
+from workers.samples import synthetic_samples
 from workers.steps import StepOutcome, Steps
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
         "hardware": hardware_key() if spec.by_machine(step["params"]) else None,
     }
     key = Steps.key_of(name, cause)
-    checkpoint = StepCheckpoint(attempt.supervisor, name, key)
+    checkpoint = KeptFolder(attempt.supervisor, f"checkpoint:{name}", key)
     work_folder = attempt.assignment.scratch / "passes" / f"{number:02d}-{spec.name}"
     aside = work_folder / "aside"
 
@@ -78,7 +78,7 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
 
     outcome = attempt.steps.stored(name, cause, work)
     checkpoint.drop()
-    keep_aside(attempt, name, key, aside)
+    keep_aside(attempt, spec, key, aside)
     attempt.warnings += [f"{spec.name}: {text}" for text in outcome.facts["warnings"]]
     for role, sample_set in samples.items():
         if sample_set.synthetic:
@@ -91,14 +91,15 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
     return handle
 
 
-def keep_aside(attempt: "Attempt", name: str, key: str, folder: Path) -> None:
+def keep_aside(attempt: "Attempt", spec: PassSpec, key: str, folder: Path) -> None:
     """Keep what a pass left besides its model beside the step, or take what it left when it was run."""
-    aside = StepCheckpoint(attempt.supervisor, f"aside:{name}", key)
+    name = f"pass:{spec.name}"
+    aside = KeptFolder(attempt.supervisor, f"aside:{name}", key)
     if folder.is_dir():  # it was run now
         if any(folder.iterdir()):
             aside.keep(folder)
             attempt.asides.append(Aside(name, folder))
-    elif PASSES[name.removeprefix("pass:")].leaves_aside and (root := aside.last()) is not None:
+    elif spec.leaves_aside and (root := aside.last()) is not None:
         attempt.asides.append(Aside(name, root))
 
 
@@ -182,7 +183,7 @@ def pass_samples(attempt: "Attempt", spec: PassSpec, step: Mapping[str, Any]) ->
         if role == "teacher":
             continue
         if (given := step.get("inputs", {}).get(role)) is not None:
-            found[role] = open_samples(attempt.assignment.datasets[given])
+            found[role] = attempt.dataset(given)
         elif need == "required-or-synthetic":
             found[role] = synthetic_samples(
                 attempt.signature, attempt.assignment.seed, SYNTHETIC_CALIBRATION_SAMPLES

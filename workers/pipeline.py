@@ -39,6 +39,7 @@ class Attempt:
     steps: Steps
     warnings: list[str] = field(default_factory=list)
     converted: dict[tuple[str, str], ModelHandle] = field(default_factory=dict)  # by digest and format
+    opened: dict[str, Samples] = field(default_factory=dict)  # by the dataset's id
     device: str = "cpu"  # where training may be done
     asides: list[Aside] = field(default_factory=list)  # what passes left besides their models
     signature: Mapping[str, Any] = field(
@@ -47,6 +48,12 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.signature = self.assignment.subject.signature
+
+    def dataset(self, id_: str) -> Samples:
+        """A dataset of the job, opened once: that reads through a whole `.tar`."""
+        if id_ not in self.opened:
+            self.opened[id_] = open_samples(self.assignment.datasets[id_])
+        return self.opened[id_]
 
     def report(self, stage: str) -> Any:
         """A progress callback `(done, total, message)` for a stage."""
@@ -72,7 +79,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
 
     if runtime.device == "cuda" and lacking is None:
         attempt.device = "cuda"
-    attempt.warnings += unscaled(assignment)
+    attempt.warnings += unscaled(attempt)
     optimized = original
     for number, step in enumerate(assignment.recipe["passes"]):
         optimized = run_pass(attempt, number, step, optimized)
@@ -159,14 +166,15 @@ def check_runtime(
     attempt.warnings += attempt.steps.fresh("verifying", work)
 
 
-def unscaled(assignment: OptimizeAssignment) -> list[str]:
+def unscaled(attempt: Attempt) -> list[str]:
     """A warning for each dataset whose integers a model gets that takes floating point: mostly, scaling was forgotten."""
+    assignment = attempt.assignment
     wanted = {entry["name"]: entry["dtype"] for entry in assignment.subject.signature["inputs"]}
     return [
         f"the dataset {dataset.name} holds {dtype} as {name!r}, which the model takes as {wanted[name]}: the values are cast "
         "and not scaled. If the network was trained on scaled ones, save them so, or declare a `normalize` transform"
-        for dataset in assignment.datasets.values()
-        for name, (dtype, _) in open_samples(dataset).inputs.items()
+        for id_, dataset in assignment.datasets.items()
+        for name, (dtype, _) in attempt.dataset(id_).inputs.items()
         if dtype.startswith(("int", "uint")) and wanted.get(name, "").startswith("float")
     ]
 
@@ -175,9 +183,9 @@ def measuring_samples(attempt: Attempt) -> Samples:
     """What both sides are run on: the evaluation data, else the first calibration data, else seeded inputs."""
     assignment = attempt.assignment
     if assignment.evaluation:
-        return open_samples(assignment.datasets[assignment.evaluation["dataset"]])
+        return attempt.dataset(assignment.evaluation["dataset"])
     if assignment.datasets:
-        return open_samples(next(iter(assignment.datasets.values())))
+        return attempt.dataset(next(iter(assignment.datasets)))
     attempt.warnings.append(
         "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
     )
@@ -187,10 +195,7 @@ def measuring_samples(attempt: Attempt) -> Samples:
 def calibration_samples(attempt: Attempt) -> list[Samples]:
     """Every real dataset that a pass reads."""
     ids = {given for step in attempt.assignment.recipe["passes"] for given in step.get("inputs", {}).values()}
-    return [
-        open_samples(attempt.assignment.datasets[id_])
-        for id_ in sorted(ids & set(attempt.assignment.datasets))
-    ]
+    return [attempt.dataset(id_) for id_ in sorted(ids & set(attempt.assignment.datasets))]
 
 
 def measure_alone(

@@ -70,26 +70,26 @@ class FakeChild:
 
     def checkpoint(self, step: str, text: str) -> None:
         """Keep a step half done."""
-        from workers.memory import StepCheckpoint
+        from workers.memory import KeptFolder
 
         folder = self.scratch / f"checkpoint-{text}"
         folder.mkdir()
         (folder / "file").write_text(text)
-        StepCheckpoint(self.pipe, "finetune", step).keep(folder)
+        KeptFolder(self.pipe, "checkpoint", step).keep(folder)
 
     def go_on(self, step: str, path: str) -> None:
         """Add a line with what was kept last."""
-        from workers.memory import StepCheckpoint
+        from workers.memory import KeptFolder
 
-        found = StepCheckpoint(self.pipe, "finetune", step).last()
+        found = KeptFolder(self.pipe, "checkpoint", step).last()
         with open(path, "a") as file:
             file.write(f"{None if found is None else (found / 'file').read_text()}\n")
 
     def finish_step(self, step: str) -> None:
         """The step is stored: no checkpoint is needed any more."""
-        from workers.memory import StepCheckpoint
+        from workers.memory import KeptFolder
 
-        checkpoint = StepCheckpoint(self.pipe, "finetune", step)
+        checkpoint = KeptFolder(self.pipe, "checkpoint", step)
         checkpoint.last()
         checkpoint.drop()
 

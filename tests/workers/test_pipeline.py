@@ -1,12 +1,14 @@
 """What an attempt says of its data before it does anything."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from workers.assignment import DatasetFiles, OptimizeAssignment, SubjectFiles
-from workers.pipeline import unscaled
+from workers.pipeline import Attempt, unscaled
+from workers.steps import Steps
 
 
 def assignment(folder: Path, taken: str, held: str) -> OptimizeAssignment:
@@ -34,7 +36,9 @@ def assignment(folder: Path, taken: str, held: str) -> OptimizeAssignment:
 def test_integers_that_a_model_takes_as_numbers_are_warned_of(
     taken: str, held: str, warned: bool, tmp_path: Path
 ):
-    said = unscaled(assignment(tmp_path, taken, held))
+    given = assignment(tmp_path, taken, held)
+    nobody: Any = None  # is told of anything
+    said = unscaled(Attempt(given, nobody, Steps(nobody, tmp_path)))
     assert len(said) == warned
     if warned:
         assert "the dataset shots holds uint8 as 'images'" in said[0]
