@@ -67,7 +67,7 @@ class FakeQuantized(nn.Module):
         """The activations' ranges by name of `Layout.activations`."""
         found = {}
         for name, one in self._ranges.items():
-            least, most = one.range()
+            least, most = (end.detach() for end in one.range())
             found[name] = (float(least), float(most))
         return found
 

@@ -13,6 +13,7 @@ from workers.calibration import collect_ranges
 from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
+from workers.onnx_nodes import LISTED
 from workers.onnx_prepare import prepare
 from workers.quantize_for_tensorrt import LATER_OPSET, LEAST_OPSET
 from workers.torch.exporting import export
@@ -67,6 +68,8 @@ def prepare_training(
 ) -> Prepared:
     """Bring a `.pt2` to ONNX, fold, calibrate, quantize, and see what is quantized.
 
+    What of the network cannot be trained in this way is warned of.
+
     Raises:
         InvalidParams, IncompatibleRecipe: see `form_of`.
         InvalidDataset: calibration gives NaN or infinity, or has no samples.
@@ -87,4 +90,19 @@ def prepare_training(
     layout = layout_of(flat.graph, quantized.graph, symmetric=form.symmetric)
     path = save_onnx(network, work / "network").path
     plan = Plan(path, folds, layout, list(opened.inputs), list(opened.outputs))
+    _tell_untrained(plan.build(params)[0], ctx)
     return Prepared(plan, form, flat, quantized)
+
+
+def _tell_untrained(network: FakeQuantized, ctx: PassContext) -> None:
+    left = [
+        (name.removeprefix("inner."), one.numel())
+        for name, one in network.named_parameters()
+        if not one.requires_grad
+    ]
+    if left:
+        names = ", ".join(name for name, _ in left[:LISTED]) + (", …" if len(left) > LISTED else "")
+        ctx.warn(
+            f"{sum(count for _, count in left):,} weights stay as they are: ONNX stores them in another form than they train in "
+            f"({names})"
+        )
