@@ -194,3 +194,4 @@ _LOSSES: dict[str, Callable[[Loss, Tensor, Tensor, Tensor], Tensor]] = {
     "l1": _by(functional.l1_loss),
     "smooth-l1": _by(functional.smooth_l1_loss),
 }
+LOSSES = frozenset(_LOSSES)
