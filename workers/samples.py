@@ -17,6 +17,7 @@ from workers.datasets.file_rows import FileRows
 from workers.npz import LABEL_NAMES, ArrayHeader, read_headers, read_rows
 
 FREE_DIMENSION = 64  # what a free dimension behind the first becomes in generated samples, unless told
+_LABELS_AT_ONCE = 4096
 TOKEN_IDS = 8  # generated `…input_ids` lie below this: alphabets of DNA have little more
 
 
@@ -73,6 +74,12 @@ class NpzSamples:
     def label(self, index: int) -> np.ndarray | None:
         """One sample's label or None. Only where `numbered`."""
         return self._rows[self.label_name][index] if self.label_name else None
+
+    def each_label(self) -> Iterator[np.ndarray]:
+        """All labels in order, and no other array; nothing where there are none."""
+        held = [header for header in self.headers if header.name == self.label_name]
+        for rows in read_rows(self.path, held, _LABELS_AT_ONCE) if held else ():
+            yield from next(iter(rows.values()))
 
     @cached_property
     def _rows(self) -> dict[str, FileRows]:

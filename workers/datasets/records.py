@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -18,6 +18,7 @@ from workers.datasets.rows import stacked
 from workers.datasets.transforming import Value, transformed
 from workers.npz import LABEL_NAMES
 
+T = TypeVar("T")
 _STEPS: TypeAdapter[list[Fixed]] = TypeAdapter(list[Fixed])
 
 
@@ -138,11 +139,19 @@ class RecordSamples:
         """One sample's label or None."""
         if self.label_name is None:
             return None
+        source = self._fields[self.label_name]
         with _Named(self.records, index):
-            source = self._fields[self.label_name]
-            value = self.records.read(index, [source])[source]
-            steps = [step for step in self._steps if step.field == self.label_name]
-            return transformed({self.label_name: value}, steps, self.label_name)[self.label_name]
+            return self._label(self.label_name, self.records.read(index, [source])[source])
+
+    def each_label(self) -> Iterator[np.ndarray]:
+        """All labels in order, and nothing else of the samples; nothing where there are none."""
+        if self.label_name is not None:
+            name, source = self.label_name, self._fields[self.label_name]
+            yield from self._each([source], lambda values: self._label(name, values[source]))
+
+    def _label(self, name: str, value: Value) -> np.ndarray:
+        steps = [step for step in self._steps if step.field == name]
+        return transformed({name: value}, steps, name)[name]
 
     @cached_property
     def _kinds(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -153,12 +162,15 @@ class RecordSamples:
             return self._transformed(self.records.read(index, self._sources))
 
     def _all(self) -> Iterator[dict[str, np.ndarray]]:
-        values = self.records.iterate(self._sources)
+        return self._each(self._sources, self._transformed)
+
+    def _each(self, sources: Sequence[str], taken: Callable[[dict[str, Value]], T]) -> Iterator[T]:
+        values = self.records.iterate(sources)
         for index in range(self.count):
             with _Named(self.records, index):
                 if (one := next(values, None)) is None:
                     raise ValueError("the file ends before it")
-                yield self._transformed(one)
+                yield taken(one)
 
     def _transformed(self, values: Mapping[str, Value]) -> dict[str, np.ndarray]:
         named = {name: values[source] for name, source in self._fields.items()}

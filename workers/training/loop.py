@@ -134,7 +134,6 @@ class Loop:
             if due:
                 self._keep()
             since = time.monotonic()
-        progress.check_classes(self._batches.count, self._group, self._device)
         self._score_epoch()
         self._keep()
 
@@ -157,7 +156,6 @@ class Loop:
         self._clip(norm)
         if self._precision.step(optimizer) and self._held.average is not None:
             self._held.average.update()
-        progress.see(batch.labels)
         progress.step_done(loss, dict(zip(parts, means, strict=True)), learning_rate)
         self._note(loss, norm, learning_rate)
         return bool(total[1] > 0)

@@ -9,6 +9,7 @@ from typing import Any
 from app.catalog.pass_params.training import TrainingParams
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
+from workers.training.classes import check_classes
 from workers.training.data import describe
 from workers.training.launch import run
 from workers.training.rank import check_params
@@ -29,6 +30,7 @@ def train_in_pass(
     """
     validation = ctx.samples.get("validation")
     check_params(params, 1, validation=validation is not None)
+    check_classes(ctx.samples["train"])
     with folder(ctx) as work:
         out = work / "training"
         out.mkdir()

@@ -5,15 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, PrivateAttr
-from torch import Tensor
 
-from app.errors import InvalidDataset
-from workers.training.group import Group
 from workers.training.report import Epoch, TrainingReport
-
-MOST_CLASSES = 2  # that are remembered: one alone teaches nothing
 
 
 class Progress(BaseModel):
@@ -33,7 +27,6 @@ class Progress(BaseModel):
     parts: dict[str, float] = {}
     learning_rate: float = 0.0
     last_loss: float = 0.0
-    classes: list[int] | None = []  # seen so far; None: there are several, or labels are no classes
     history: list[Epoch] = []
     rows: list[dict[str, Any]] = []
     resumed_from: list[int] = []
@@ -57,36 +50,6 @@ class Progress(BaseModel):
             now = time.monotonic()
             self.seconds += now - self._since
             self._since = now
-
-    def see(self, labels: Tensor | None) -> None:
-        """Remember which classes there are in the first epoch, until there are several."""
-        if self.classes is None or self.epoch > 0:
-            return
-        if labels is None or labels.is_floating_point():
-            self.classes = None
-            return
-        found = set(self.classes) | set(torch.unique(labels)[:MOST_CLASSES].tolist())
-        self.classes = None if len(found) >= MOST_CLASSES else sorted(found)
-
-    def check_classes(self, count: int, group: Group, device: torch.device) -> None:
-        """At the end of the first epoch.
-
-        Raises:
-            InvalidDataset: all samples have the same label.
-        """
-        if self.epoch > 0:
-            return
-        one = self.classes[0] if self.classes else 0
-        told = torch.tensor([self.classes is None, one, one**2], dtype=torch.float64, device=device)
-        several, total, squares = group.sum(told).tolist()
-        if several or squares * group.world != total**2:
-            return
-        raise InvalidDataset(
-            f"all of the {count} training samples have the label {one}: there is nothing to tell apart",
-            stage="training",
-            param="labels",
-            hint="give samples of every class",
-        )
 
     def step_done(self, loss: float, parts: dict[str, float], learning_rate: float) -> None:
         """Go one step on."""

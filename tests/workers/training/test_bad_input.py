@@ -18,7 +18,14 @@ from app.errors import (
     InvalidParams,
     SignatureMismatch,
 )
+from tests.workers.datasets.files import files, parquet, png, tar
 from tests.workers.training.arrays import LOGITS, digits, program, train_arrays
+from workers.assignment import DatasetFiles
+from workers.context import PassContext
+from workers.model_handle import ModelHandle
+from workers.samples import open_samples
+from workers.training.classes import check_classes
+from workers.training.passing import train_in_pass
 from workers.training.rank import check_params, output_of
 
 IMAGES, CLASSES = digits(256)
@@ -70,14 +77,63 @@ def test_labels_of_another_shape(train: Callable[..., None]):
     refused(SignatureMismatch, "'logits'", "[10]", "[3]", run=lambda: train(data=(IMAGES, numbers)))
 
 
-def test_one_class_only(train: Callable[..., None]):
-    same = np.full(256, 4)
-    refused(InvalidDataset, "256", "label 4", run=lambda: train(data=(IMAGES, same)))
+def npz(root: Path, labels: np.ndarray) -> DatasetFiles:
+    np.savez(root / "data.npz", images=np.zeros((len(labels), 2), np.float32), labels=labels)
+    return files(root, "npz")
 
 
-def test_one_class_and_one_other_sample_is_enough(train: Callable[..., None]):
-    """The other one comes late in the epoch."""
-    train(data=(IMAGES, changed(np.full(256, 4), 200, 3)))
+def compressed(root: Path, labels: np.ndarray) -> DatasetFiles:
+    np.savez_compressed(root / "data.npz", images=np.zeros((len(labels), 2), np.float32), labels=labels)
+    return files(root, "npz")
+
+
+def rows(root: Path, labels: np.ndarray) -> DatasetFiles:
+    """Only the first sample's image is one."""
+    return parquet(root, {"image": _pictures(len(labels)), "labels": labels})
+
+
+def pictures(root: Path, labels: np.ndarray) -> DatasetFiles:
+    """Only the first sample's image is one."""
+    members = []
+    for number, (image, label) in enumerate(zip(_pictures(len(labels)), labels, strict=True)):
+        members += [(f"{number}.png", image), (f"{number}.cls", str(label).encode())]
+    return tar(root, members)
+
+
+def _pictures(count: int) -> list[bytes]:
+    return [png(np.zeros((2, 2, 3), np.uint8)), *[b"no image"] * (count - 1)]
+
+
+LABELLED = pytest.mark.parametrize(
+    "make", [npz, compressed, rows, pictures], ids=["npz", "compressed", "parquet", "tar"]
+)
+
+
+@LABELLED
+def test_one_class_only_is_found_in_the_labels_alone(tmp_path: Path, make: Callable[..., DatasetFiles]):
+    samples = open_samples(make(tmp_path, np.full(256, 4)))
+    told = refused(InvalidDataset, "256", "label 4", run=lambda: check_classes(samples))
+    assert told.param == "labels"
+
+
+@LABELLED
+def test_one_class_and_one_other_sample_is_enough(tmp_path: Path, make: Callable[..., DatasetFiles]):
+    check_classes(open_samples(make(tmp_path, changed(np.full(256, 4), 255, 3))))
+
+
+def test_numbers_may_all_be_the_same(tmp_path: Path):
+    check_classes(open_samples(npz(tmp_path, np.ones(8, np.float32))))
+
+
+def test_one_class_only_ends_a_pass_before_it_trains(tmp_path: Path):
+    ctx = PassContext(out=tmp_path, samples={"train": open_samples(npz(tmp_path, np.full(256, 4)))})
+    model = ModelHandle(tmp_path, "absent.pt2", "torch-export", "")
+
+    def run() -> None:
+        with train_in_pass("finetune", model, TrainingParams(), ctx):
+            pass
+
+    refused(InvalidDataset, "label 4", run=run)
 
 
 def test_fewer_samples_than_a_batch(train: Callable[..., None]):
