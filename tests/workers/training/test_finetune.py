@@ -18,7 +18,6 @@ from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.passes.finetune import apply
 from workers.torch.program import load_program, runner
-from workers.training import launch
 from workers.training.scalars import EVENTS, LINES
 
 LOADER = {"mode": "fixed", "workers": 0, "cache": "none"}
@@ -38,12 +37,6 @@ class Kept:
         self.folders.append(shutil.copytree(folder, self.root / f"kept{len(self.folders)}"))
         if self.until is not None and len(self.folders) >= self.until:
             raise KeyboardInterrupt
-
-
-@pytest.fixture(autouse=True)
-def one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of small layers wait for one another, the longer the busier the machine is."""
-    monkeypatch.setattr(launch, "usable_processors", lambda: 1)
 
 
 @pytest.fixture
