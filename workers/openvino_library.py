@@ -18,6 +18,10 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as openvino  # noqa: E402
 
+from workers.openvino_signals import careful  # noqa: E402
+
+openvino.Core = careful(openvino.Core)  # in the library's own place: NNCF makes cores too
+
 
 @contextlib.contextmanager
 def silent_nncf() -> Iterator[ModuleType]:
