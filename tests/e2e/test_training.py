@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from tests.e2e.service import Service
-from workers.torch.program import TorchModel, export, save_program
+from workers.torch.program import TorchModel, export
+from workers.torch.to_onnx import program_to_onnx
 
 SEEN, CHECKED = 1000, 1300  # trained on the first, chosen by the next, measured on the rest
 Data = dict[str, str]
@@ -20,17 +21,16 @@ Data = dict[str, str]
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolutional network with batch norms that has learned nothing."""
+    """A convolutional network that has learned nothing, as ONNX: its measuring starts no process that imports PyTorch."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10),
     )  # fmt: skip
-    path = tmp_path_factory.mktemp("training") / "digits.pt2"
     inputs = ({"name": "images", "dtype": "float32", "shape": ["batch", 1, 8, 8]},)
     outputs = ({"name": "logits", "dtype": "float32", "shape": ["batch", 10]},)
-    save_program(export(TorchModel(network.eval(), inputs, outputs)), inputs, outputs, path)
-    return path
+    program = export(TorchModel(network.eval(), inputs, outputs))
+    return program_to_onnx(program, inputs, outputs, tmp_path_factory.mktemp("training")).path
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_a_network_learns_and_is_quantized_and_nothing_is_trained_twice(
     service: Service, untrained: Path, data: Data
 ):
     model = service.model(untrained)
-    finetune = learning("finetune", data, epochs=4, metric="top1", learning_rate=5e-3)
+    finetune = learning("finetune", data, epochs=10, metric="top1", learning_rate=5e-3)
     quantize = {"pass": "quantize-static", "inputs": {"calibration": data["train"]}}
     job = trained(service, model, data, finetune, quantize)
     assert job["result"]["baseline"]["accuracy"]["value"] < 0.3
-    assert job["result"]["optimized"]["accuracy"]["value"] > 0.9
+    assert job["result"]["optimized"]["accuracy"]["value"] > 0.8
 
     artifacts = {one["kind"]: one for one in service.client.job_artifacts(job["id"])}
     assert {one["role"] for one in artifacts["training"]["inputs"]} >= {"subject", "train", "validation"}
@@ -81,12 +81,12 @@ def test_a_network_learns_and_is_quantized_and_nothing_is_trained_twice(
     again = trained(service, model, data, finetune)
     assert {step["name"]: step["cached"] for step in again["steps"]}["pass:finetune"] is True
     assert {one["kind"] for one in service.client.job_artifacts(again["id"])} >= {"engine", "training"}
-    assert again["result"]["optimized"]["accuracy"]["value"] > 0.9
+    assert again["result"]["optimized"]["accuracy"]["value"] > 0.8
 
 
 @pytest.mark.slow  # in short: tests/workers/training/test_sandboxed.py
 def test_two_processes_train_in_the_sandbox(service: Service, untrained: Path, data: Data):
-    step = learning("finetune", data, epochs=3, learning_rate=5e-3, distributed={"processes": 2})
+    step = learning("finetune", data, epochs=8, learning_rate=5e-3, distributed={"processes": 2})
     job = trained(service, service.model(untrained), data, step)
     assert job["result"]["optimized"]["accuracy"]["value"] > 0.85
 
