@@ -143,7 +143,10 @@ def _extremes(model: onnx.ModelProto, samples: Samples, plan: Plan, total: int, 
             before = ranges.get(name, (low, high))
             ranges[name] = (min(before[0], low), max(before[1], high))
     if not ranges and plan.tensors:
-        raise InvalidDataset("the calibration dataset has no samples")
+        raise InvalidDataset(
+            "the calibration dataset has no samples",
+            hint="name one with some that are like those that the network will see",
+        )
     return ranges
 
 

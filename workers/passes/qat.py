@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from app.catalog.pass_params.qat import QatParams
 from app.catalog.passes import PASSES
+from app.errors import IncompatibleRecipe
 from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
 from workers.onnx_nodes import outcome
@@ -26,7 +27,8 @@ def apply(model: ModelHandle, params: QatParams, ctx: PassContext) -> ModelHandl
     (batch norms that became part of the weights before them), `training` (see `training.report.TrainingReport`).
 
     Raises:
-        InvalidParams, IncompatibleRecipe, InvalidDataset, InvalidModel, UnsupportedOperator: see
+        IncompatibleRecipe: nothing would be computed in 8 bits.
+        InvalidParams, InvalidDataset, SignatureMismatch, InvalidModel, UnsupportedOperator: see
             `fake_quant_prepare.prepare_training`.
         SignatureMismatch, OutOfMemory: see `training.rank.train`.
     """
@@ -38,6 +40,7 @@ def apply(model: ModelHandle, params: QatParams, ctx: PassContext) -> ModelHandl
     with folder(ctx) as work:
         prepared = prepare_training(model, params, samples, work, ctx, SPEC.name)
         _tell(prepared, samples, params, ctx)
+        _check_gain(ctx)
         with train_in_pass(SPEC.name, model, params, ctx, extra=prepared.plan.told()) as weights:
             return finish(prepared, weights, params, model, ctx)
 
@@ -59,3 +62,16 @@ def _tell(prepared: "Prepared", samples: Samples, params: QatParams, ctx: PassCo
         "tensors": len(prepared.form.tensors),
         "synthetic": samples.synthetic,
     }
+
+
+def _check_gain(ctx: PassContext) -> None:
+    if ctx.facts["quantized"]:
+        return
+    left = [f"{entry['count']} {entry['operator']} ({entry['reason']})" for entry in ctx.facts["left_out"]]
+    raise IncompatibleRecipe(
+        "the network has no convolution or matrix product that would compute in 8 bits"
+        + (f"; left as they are: {', '.join(left)}" if left else ""),
+        stage=SPEC.name,
+        hint=f"leave {SPEC.name} out of the recipe"
+        + (", or exclude less" if any("excluded" in text for text in left) else ""),
+    )

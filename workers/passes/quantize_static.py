@@ -28,13 +28,14 @@ from workers.quantize_for_tensorrt import Asked, quantize
 SPEC = PASSES["quantize-static"]
 TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OTHER_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 LEAST_OPSET = 13  # per-channel QuantizeLinear and DequantizeLinear
 
 
 @implements(SPEC.name)
 def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) -> ModelHandle:
-    """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32, as does
-    what `attention_scores.before_softmax` names.
+    """Calibrate, then insert QuantizeLinear and DequantizeLinear (QDQ form). Control-flow bodies stay in fp32, and what
+    `left_alone` names stays as it is.
 
     Facts: `quantized` and `left_out` (see `onnx_nodes.outcome`), `calibration` ({samples, method, tensors, synthetic}),
     `bias_correction` (see `bias_correction.correct_biases`) where it was asked for.
@@ -52,7 +53,7 @@ def apply(model: ModelHandle, params: QuantizeStaticParams, ctx: PassContext) ->
     if params.correct_bias:
         give_biases(before, params.excluded_nodes)
     operators = sorted(set(params.operators or FUSED_OPERATORS) - set(params.excluded_operators))
-    excluded = {*params.excluded_nodes, *(node.name for node in before_softmax(before.graph))}
+    excluded = {*params.excluded_nodes, *left_alone(before)}
     tensors = float_tensors(before, operators, excluded)
     if not tensors:
         raise IncompatibleRecipe(
@@ -125,6 +126,20 @@ def float_tensors(model: onnx.ModelProto, operators: list[str], excluded: Collec
         for name in (*node.input, *node.output)
     }
     return sorted((wanted & floats) - constants)
+
+
+def left_alone(model: onnx.ModelProto) -> set[str]:
+    """Names of nodes of the main graph that are not quantized whatever the parameters say: see `attention_scores.before_softmax`,
+    and those with numbers in fp16, bf16 or fp64, for which ONNX Runtime's quantizer would want ranges too."""
+    graph = model.graph
+    others = {tensor.name for tensor in graph.initializer if tensor.data_type in OTHER_FLOATS}
+    others |= {
+        value.name
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.elem_type in OTHER_FLOATS
+    }
+    found = {node.name for node in graph.node if not others.isdisjoint((*node.input, *node.output))}
+    return found | {node.name for node in before_softmax(graph)}
 
 
 def quantized_nodes(model: onnx.ModelProto) -> set[str]:

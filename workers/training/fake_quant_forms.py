@@ -8,7 +8,6 @@ from app.catalog.pass_params.qat import QatParams
 from app.catalog.pass_params.quantization import FUSED_OPERATORS, QuantizeStaticParams
 from app.errors import IncompatibleRecipe
 from workers import qdq, quantize_for_tensorrt
-from workers.attention_scores import before_softmax
 from workers.calibration import Plan, Ranges
 from workers.onnx_nodes import check_names
 from workers.onnx_prepare import sort_nodes
@@ -79,7 +78,7 @@ def form_of(model: onnx.ModelProto, params: QatParams, stage: str) -> Form:
     check_names(model, params.excluded_nodes, "excluded_nodes")
     if params.form == "onnxruntime":
         operators = sorted(set(params.operators or FUSED_OPERATORS) - set(params.excluded_operators))
-        excluded = sorted({*params.excluded_nodes, *(node.name for node in before_softmax(model.graph))})
+        excluded = sorted({*params.excluded_nodes, *quantize_static.left_alone(model)})
         tensors = quantize_static.float_tensors(model, operators, excluded)
     else:
         wanted = set(params.operators or qdq.OPERATORS) - set(params.excluded_operators)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from workers.onnx_to_torch.convert import converted
@@ -233,6 +233,7 @@ def put_back(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> onnx.M
     found.CopyFrom(model)
     for tensor in found.graph.initializer:
         if tensor.name in arrays:
-            array = np.ascontiguousarray(arrays[tensor.name], dtype=np.float32)
+            kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            array = np.ascontiguousarray(arrays[tensor.name], dtype=kind)
             tensor.CopyFrom(numpy_helper.from_array(array.reshape(list(tensor.dims)), tensor.name))
     return found

@@ -14,14 +14,12 @@ def separable(before: int, after: int, stride: int) -> nn.Sequential:
 
 
 class Mobile(nn.Module):
-    """Depthwise and pointwise convolutions in turn, 8 to 16 channels."""
+    """Depthwise and pointwise convolutions in turn, 8 and 16 channels."""
 
     def __init__(self, relu: bool = False):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.body = nn.Sequential(
-            separable(8, 8, 1), separable(8, 8, 1), separable(8, 16, 2), separable(16, 16, 1)
-        )
+        self.body = nn.Sequential(separable(8, 8, 1), separable(8, 16, 2))
         self.head = nn.Linear(16, 10)
         if relu:
             for part in self.body:
