@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from app.errors import BurnishError
 from workers.assignment import InspectAssignment, OptimizeAssignment
 from workers.hand_over import HandOver
+from workers.openmp import wait_asleep
 from workers.problems import ProcessDied, problem_of
 from workers.protocol import SupervisorPipe
 
@@ -18,6 +19,7 @@ Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminat
 
 def main(path: Path) -> int:
     """Do what the assignment says. The last line on the pipe is `result` or `problem`; the exit status is 0 for both."""
+    wait_asleep()
     pipe = SupervisorPipe.take_stdio()
     assignment: OptimizeAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(
         path.read_bytes()

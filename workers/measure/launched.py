@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from app.errors import BurnishError, Crashed, OutOfMemory
+from workers.openmp import environment_as_given
 from workers.problems import error_of
 from workers.sandbox.cgroups import oom_kills
 
@@ -66,6 +67,7 @@ class Launched:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=scratch,
+            env=environment_as_given(),
             start_new_session=True,
             text=True,
         )
