@@ -26,7 +26,7 @@ from tests.services import running_postgres, running_redis, running_s3
 from tests.turns import side_by_side, turn
 
 os.environ["BURNISH_RUNTIMES"] = "onnxruntime-cpu"  # trying all of them when a worker starts takes long
-os.environ["OMP_WAIT_POLICY"] = "passive"  # tests run side by side: threads that wait for one another would hold them up
+os.environ["OMP_WAIT_POLICY"] = "passive"  # tests run side by side: none shall spin while it waits
 os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
 
 
