@@ -208,6 +208,10 @@ class Client:
         """One of them."""
         return self._transport.json("GET", f"{kind}/{id_}")
 
+    def structure(self, model_id: str) -> Json:
+        """The layers of an inspected model."""
+        return self._transport.json("GET", f"models/{model_id}/structure")
+
     def delete(self, kind: str, id_: str) -> None:
         """Delete one; 409 while something else needs it."""
         self._transport.send("DELETE", f"{kind}/{id_}")

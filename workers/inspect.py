@@ -13,6 +13,7 @@ from workers.formats import npz, onnx
 from workers.formats.base import Source
 from workers.formats.describe import describe
 from workers.formats.locate import locate, place
+from workers.formats.onnx_structure import of_onnx
 from workers.model_handle import ModelHandle
 
 DATASET_FILE = UPLOAD_NAMES["dataset"]
@@ -31,7 +32,7 @@ def inspect(assignment: InspectAssignment, report: Callable[[str], None]) -> dic
 
 
 def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[str], None]) -> dict[str, Any]:
-    """{root, format, signature, facts} of a model."""
+    """{root, format, signature, facts, structure} of a model."""
     if assignment.file.stat().st_size == 0:
         raise InvalidModel("the file is empty")
     report("unpacking")
@@ -46,7 +47,8 @@ def inspect_model(assignment: InspectAssignment, root: Path, report: Callable[[s
         )
     report("checking")
     if name == onnx.FORMAT:
-        described = onnx.describe(root, entry, onnx.check(root, entry))
+        checked = onnx.check(root, entry)
+        described = onnx.describe(root, entry, checked) | {"structure": of_onnx(checked[0])}
         report("asking the runtimes")
         held = ModelHandle(root, entry, name, "")
         described["facts"]["coverage"] = coverage(held, assignment.runtimes, assignment.scratch)

@@ -46,6 +46,7 @@ class ModelFound(_Found):
 
     signature: dict[str, Any]
     facts: dict[str, Any]
+    structure: dict[str, Any] | None = None
 
 
 class DatasetFound(_Found):

@@ -21,7 +21,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 The `result` of an optimize job: {result (as in api.md, less artifacts' ids), artifacts: [{kind, filename, media_type,
 path, manifest, inputs: [{role, id, digest}]}], measurements: [{side, name, unit, value, low, high, samples, machine}]}.
 `artifacts[].role` names the key under which the job's result shows the id. The `result` of an inspection:
-{root (the tree's files), format, signature, facts} for a model, {root, format, samples, inputs, labels} for a dataset.
+{root (the tree's files), format, signature, facts, structure} for a model, {root, format, samples, inputs, labels} for a dataset.
 """
 
 import json

@@ -56,6 +56,26 @@ ARTIFACT_COLUMNS: Columns = {
     "created": lambda row: when(row["created_at"]),
 }
 
+LAYER_COLUMNS: Columns = {
+    "layer": lambda row: row["name"],
+    "kind": lambda row: row["kind"],
+    "parameters": lambda row: f"{row['parameters']:,}",
+    "FLOPs": lambda row: None if row["flops"] is None else f"{row['flops']:,}",
+    "output": lambda row: "×".join(map(str, row["output"])),
+    "what could be saved": lambda row: _savings_text(row["savings"]),
+}
+
+
+def _savings_text(savings: Json) -> str | None:
+    told = []
+    if found := savings.get("depthwise-separable"):
+        told.append(f"depthwise-separable: {found['flops']:,} FLOPs left")
+    if found := savings.get("low-rank"):
+        told.append(f"low-rank: below rank {found['break_even_rank']}")
+    if savings.get("prune-weights", {}).get("two_of_four"):
+        told.append("prune-weights: 2:4 fits")
+    return "; ".join(told) or None
+
 
 def add_common(app: typer.Typer, kind: str, columns: Columns, but: tuple[str, ...] = ()) -> None:
     """Add `list`, `show` and `delete` for a kind of thing, `but` those that it has of its own."""
@@ -93,6 +113,37 @@ def add_common(app: typer.Typer, kind: str, columns: Columns, but: tuple[str, ..
     for name, (command, help_) in commands.items():
         if name not in but:
             app.command(name, help=help_)(command)
+
+
+@models.command("show")
+def show_model(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="With its layers, and what surgery could save at each.")
+    ] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one model."""
+    with connect(url) as client:
+        row = client.show("models", id_)
+        structure = client.structure(id_) if layers else None
+    if as_json:
+        print_json(row if structure is None else row | {"structure": structure})
+        return
+    print_fields(row)
+    if structure is not None:
+        print_layers(structure)
+
+
+def print_layers(structure: Json) -> None:
+    """The layers of a model, a row each, and their sums."""
+    console = stdout()
+    what = "program" if structure["source"] == "program" else "ONNX graph"
+    console.print(f"[bold]layers[/] of the {what}, for one sample")
+    print_rows(LAYER_COLUMNS, structure["layers"])
+    more = f", {structure['left_out']:,} layers more" if structure["left_out"] else ""
+    console.print(f"in all {structure['parameters']:,} parameters, {structure['flops']:,} FLOPs{more}")
 
 
 def print_fields(row: Json, indent: int = 0) -> None:
@@ -199,6 +250,6 @@ def download(
     print_json({"path": str(path)}) if as_json else stdout().print(str(path), soft_wrap=True, markup=False)
 
 
-add_common(models, "models", MODEL_COLUMNS)
+add_common(models, "models", MODEL_COLUMNS, but=("show",))
 add_common(datasets, "datasets", DATASET_COLUMNS)
 add_common(artifacts, "artifacts", ARTIFACT_COLUMNS)

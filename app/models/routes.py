@@ -14,7 +14,7 @@ from app.http.paging import Page
 from app.http.sessions import ReadSession, WriteSession
 from app.http.waiting import WaitQuery, wait_until
 from app.models import service
-from app.models.schemas import ModelAnswer, ModelFields, ModelQuery
+from app.models.schemas import ModelAnswer, ModelFields, ModelQuery, StructureAnswer
 from app.uploads.source import Source, file_body, source_of
 
 router = APIRouter(tags=["models"], route_class=SecuredRoute)
@@ -51,6 +51,12 @@ async def get_model(model_id: str, query: Annotated[WaitQuery, Query()], princip
     """A model. `wait` holds the answer until it is inspected or the time is over."""
     read = partial(_read, principal.project_id, model_id)
     return await wait_until(read, lambda model: model.status != uploaded.INSPECTING, model_id, query.wait)
+
+
+@router.get("/models/{model_id}/structure")
+def get_structure(model_id: str, principal: Reader, session: ReadSession) -> StructureAnswer:
+    """The layers of an inspected model: parameters, FLOPs, outputs, and what surgery could save; 409 before the inspection."""
+    return StructureAnswer.model_validate(service.get_structure(session, principal.project_id, model_id))
 
 
 @router.delete("/models/{model_id}", status_code=204)

@@ -139,3 +139,36 @@ class ModelAnswer(AnswerSchema):
     facts: dict[str, Any] | None = Field(description="Opset, parameters, FLOPs, operator counts and more.")
     problem: dict[str, Any] | None = Field(description="Why it was rejected.")
     created_at: UtcTime
+
+
+class LayerAnswer(AnswerSchema):
+    """A layer of a model, for one sample."""
+
+    name: str = Field(description="Of a program the layer that passes name too, of ONNX the node.")
+    kind: str = Field(
+        description="The layer's class (`Conv2d`), the operator (`MatMul`), or `weight`: a parameter that the graph reads itself."
+    )
+    parameters: int = Field(description="Elements of its weights; a weight of two layers is the first one's.")
+    flops: int | None = Field(
+        description="Operations, a multiply and an add counted as two; null where shapes are not known."
+    )
+    output: list[int] = Field(description="Shape of its output without the batch.")
+    savings: dict[str, dict[str, Any]] = Field(
+        description="What passes could save there, by pass: `flops` and `parameters` that would be left "
+        "(`depthwise-separable`), the `break_even_rank` below which `low-rank` saves, and the `weights` that `prune-weights` "
+        "may set to zero, with `two_of_four` where their shape fits 2:4."
+    )
+
+
+class StructureAnswer(AnswerSchema):
+    """The layers of a model."""
+
+    source: Literal["program", "onnx"] = Field(
+        description="What was counted: the PyTorch program that passes change, or the ONNX graph."
+    )
+    parameters: int = Field(description="Of all layers.")
+    flops: int = Field(description="Of all layers, for one sample; free dimensions count as 1.")
+    layers: list[LayerAnswer] = Field(
+        description="Those with weights or FLOPs, in the order of the graph; at most 10,000."
+    )
+    left_out: int = Field(description="Layers beyond those, which the sums hold too.")

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import uploaded
+from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.models.schemas import ModelFields, ModelQuery
 from app.models.tables import Model
@@ -33,6 +34,29 @@ def get_model(session: Session, project_id: str, model_id: str, *, hold: bool = 
     return uploaded.find(session, Model, project_id, model_id, hold=hold)
 
 
+def get_structure(session: Session, project_id: str, model_id: str) -> dict[str, Any]:
+    """What layers an inspected model has, see `workers.surgery.structure.report`.
+
+    Raises:
+        NotFound: the project has no such model, or its layers were not counted.
+        Conflict: it is not ready.
+    """
+    model = get_model(session, project_id, model_id)
+    if model.status != uploaded.READY:
+        raise Conflict(
+            f"the model {model_id} is {model.status}: its layers are not known",
+            hint=f"wait for its inspection: `GET /v1/models/{model_id}?wait=30`"
+            if model.status == uploaded.INSPECTING
+            else "upload a model that can be read",
+        )
+    if model.structure is None:
+        raise NotFound(
+            f"the layers of the model {model_id} were not counted",
+            hint="upload it again: models that were inspected by an earlier release, or cannot be counted, have none",
+        )
+    return model.structure
+
+
 def list_models(session: Session, project_id: str, query: ModelQuery) -> tuple[list[Model], str | None]:
     """A page of the project's models and the cursor of the next."""
     return uploaded.page_of(session, Model, project_id, query, status=query.status, name=query.name)
@@ -56,5 +80,5 @@ def finish_inspection(
     ready: Mapping[str, Any] | None = None,
     problem: Mapping[str, Any] | None = None,
 ) -> bool:
-    """End a model's inspection; `ready` holds `format digest signature facts`. False: the attempt is stale."""
+    """End a model's inspection; `ready` holds `format digest signature facts structure`. False: the attempt is stale."""
     return uploaded.finish_inspection(session, Model, model_id, attempt, ready=ready, problem=problem)

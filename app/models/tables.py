@@ -27,6 +27,8 @@ class Model(Base):
     declared: Mapped[dict[str, Any]]  # what the uploader said: format, signature, architecture, license
     signature: Mapped[dict[str, Any] | None]
     facts: Mapped[dict[str, Any] | None]
+    # a row for each layer, thousands perhaps: read where it is asked for
+    structure: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     problem: Mapped[dict[str, Any] | None]
     inspect_attempts: Mapped[int] = mapped_column(default=0)
     lease_expires_at: Mapped[datetime | None]

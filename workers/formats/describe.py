@@ -1,8 +1,10 @@
 """What an upload that is no ONNX is and can become: opened, converted on trial, and compared. Runs in a child."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from app.catalog.formats import FORMATS
 from app.catalog.spec import PROTOBUF_LIMIT_BYTES
@@ -11,8 +13,12 @@ from workers.conversion import convert, open_model
 from workers.coverage import coverage
 from workers.formats import onnx, registry
 from workers.formats.base import OpenedModel, Source
+from workers.formats.onnx_structure import of_onnx
 from workers.model_handle import ModelHandle
 
+log = structlog.get_logger(__name__)
+
+PROGRAM = "torch-export"
 OPENVINO = "openvino"  # a format that passes leave and nobody uploads
 UNKNOWN: dict[str, Any] = {
     "opset": None,
@@ -27,10 +33,11 @@ UNKNOWN: dict[str, Any] = {
 def describe(
     name: str, source: Source, ask: Iterable[str], scratch: Path, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """{signature, facts} of a model in a framework's own format.
+    """{signature, facts, structure} of a model in a framework's own format.
 
     Facts are those of the ONNX that it becomes, the format's own, `coverage` by the runtimes to `ask` (see `workers.coverage`) and `conversions`: for
-    each format that it can become what `convert` says, or the `problem` that it cannot.
+    each format that it can become what `convert` says, or the `problem` that it cannot. The structure is that of the program, on which
+    surgery works, where it is or becomes one; else of the ONNX that it becomes.
 
     Raises:
         BurnishError: it cannot be opened, or becomes nothing: then what speaks against ONNX, or else the first.
@@ -41,6 +48,7 @@ def describe(
     conversions: dict[str, Any] = {}
     runtimes: dict[str, Any] = {}
     network: dict[str, Any] = UNKNOWN
+    forms = {name: source.root / source.entry}
     failures: list[BurnishError] = []
     for to in sorted(FORMATS[name].converts_to):
         report(f"converting to {to}")
@@ -51,6 +59,7 @@ def describe(
             conversions[to] = {"problem": error.problem()}
             continue
         runtimes |= coverage(made, ask, scratch)
+        forms[to] = made.path
         if to == onnx.FORMAT:
             network = onnx.describe(made.root, made.entry)["facts"]
     if len(failures) == len(conversions):
@@ -67,7 +76,21 @@ def describe(
         "conversions": conversions,
         "coverage": runtimes,
     }
-    return {"signature": _signature(opened), "facts": facts}
+    return {"signature": _signature(opened), "facts": facts, "structure": _structure(forms)}
+
+
+def _structure(forms: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Of the first form that can be counted; a network is not refused because none can."""
+    if (program := forms.get(PROGRAM)) is not None:
+        from workers.surgery.program_structure import of_program
+
+        try:
+            return of_program(program)
+        except BurnishError as error:
+            log.warning("structure_not_counted", problem=error.problem())
+    if (graph := forms.get(onnx.FORMAT)) is None:
+        return None
+    return of_onnx(onnx.read(graph.parent, graph.name))
 
 
 def describe_made(model: ModelHandle, precision: str) -> dict[str, Any]:

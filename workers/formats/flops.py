@@ -5,7 +5,7 @@ and in ONNX Runtime's contrib operators). Elementwise work is not: it is bound b
 Free dimensions of the inputs are set to 1 before shapes are inferred; what then stays unknown counts as 1 too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 
 import onnx
@@ -22,8 +22,26 @@ Shapes = dict[str, list[int]]
 
 def count_flops(model: onnx.ModelProto) -> tuple[int, list[str]]:
     """The operations of one inference, and the names of the nodes whose shapes were not known."""
-    unknown: list[str] = []
-    return _of_graph(_with_shapes(model).graph, {}, unknown), unknown
+    nodes = list(each_node(with_shapes(model).graph))
+    unknown = [node.name or node.op_type for node, flops, _ in nodes if flops is None]
+    return sum(flops or 0 for _, flops, _ in nodes), unknown
+
+
+def each_node(
+    graph: onnx.GraphProto, outer: Shapes | None = None
+) -> Iterator[tuple[onnx.NodeProto, int | None, Shapes]]:
+    """Every node with its operations (None where a shape is not known) and the shapes that its graph knows.
+
+    Nodes inside a control-flow node follow it.
+    """
+    shapes = (outer or {}) | _known_shapes(graph)
+    for node in graph.node:
+        try:
+            yield node, _counted(node_flops(node, shapes)), shapes
+        except (KeyError, IndexError, ValueError):
+            yield node, None, shapes
+        for inner in subgraphs(node):
+            yield from each_node(inner, shapes)
 
 
 def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -36,7 +54,8 @@ def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int:
     return rule(node, shapes) if rule else 0
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the shapes that can be inferred, free dimensions of the inputs set to 1."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     for value in pinned.graph.input:
@@ -51,19 +70,6 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         return shape_inference.infer_shapes(pinned, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError):
         return pinned
-
-
-def _of_graph(graph: onnx.GraphProto, outer: Shapes, unknown: list[str]) -> int:
-    shapes = outer | _known_shapes(graph)
-    total = 0
-    for node in graph.node:
-        try:
-            total += _counted(node_flops(node, shapes))
-        except (KeyError, IndexError, ValueError):
-            unknown.append(node.name or node.op_type)
-        for inner in subgraphs(node):
-            total += _of_graph(inner, shapes, unknown)
-    return total
 
 
 def _counted(operations: int) -> int:

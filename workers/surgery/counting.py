@@ -92,7 +92,7 @@ def _counted(network: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> list[L
     """By shapes alone where they suffice; a graph whose shapes hang on values is computed."""
     counter = _Counter(network, {})
     try:
-        with _shapes_only() as fake:
+        with shapes_only() as fake:
             counter.run(*(fake.from_tensor(tensor) for tensor in tensors))
     except _NEEDS_VALUES:
         counter = _Counter(network, {})
@@ -102,7 +102,8 @@ def _counted(network: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> list[L
 
 
 @contextmanager
-def _shapes_only() -> Iterator[FakeTensorMode]:
+def shapes_only() -> Iterator[FakeTensorMode]:
+    """In the block tensors have shapes and no values: nothing is computed, and no memory is taken."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(recurrent_whole())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import select, update
+from sqlalchemy import inspect, select, update
 
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
@@ -17,9 +17,11 @@ from app.db import db_now, transaction
 from app.events.tables import Event
 from app.jobs.tables import Job, StepResult
 from app.models import service as models
+from app.models.schemas import ModelQuery
 from app.models.tables import Model
 from app.storage import get_storage
 from tests.app.api.support import assert_problem
+from tests.app.jobs.factories import STRUCTURE
 
 FACTS: dict[str, Any] = {"opset": 18, "parameters": 3}
 
@@ -192,6 +194,23 @@ def test_wait_ends_with_its_time_and_at_once_when_there_is_nothing_to_wait_for(a
     assert_problem(api.get("/v1/models/mdl_none?wait=30"), 404, "not_found")
     for wait in ("-1", "x", "nan", "inf"):
         assert_problem(api.get(f"/v1/models/{id_}?wait={wait}"), 422, "invalid_params")
+
+
+def test_layers_are_told_once_they_are_counted(api: TestClient) -> None:
+    id_ = upload(api)["id"]
+    waiting = api.get(f"/v1/models/{id_}/structure")
+    assert_problem(waiting, 409, "conflict")
+    assert "is inspecting" in waiting.json()["detail"]
+    inspect_as_ready(id_)
+    assert_problem(api.get(f"/v1/models/{id_}/structure"), 404, "not_found")
+    with transaction() as session:
+        session.execute(update(Model).values(structure=STRUCTURE))
+    assert api.get(f"/v1/models/{id_}/structure").json() == STRUCTURE
+    with transaction(readonly=True) as session:
+        (row,) = models.list_models(
+            session, "prj_default", ModelQuery(limit=50, cursor=None, status=None, name=None)
+        )[0]
+        assert "structure" in inspect(row).unloaded  # lists do not read it
 
 
 def test_what_a_job_uses_stays(api: TestClient) -> None:

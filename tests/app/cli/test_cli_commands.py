@@ -13,6 +13,8 @@ import pytest
 from app import __version__
 from app.commands.compare import larger, slower, worse
 from app.config import Settings
+from tests.app.cli.scripted_server import say, scripted
+from tests.app.jobs.factories import STRUCTURE
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,6 +46,20 @@ def test_version_and_help(tmp_path: Path) -> None:
     for name in ("optimize", "jobs", "models", "datasets", "artifacts", "download", "report", "passes", "runtimes",
                  "metrics", "workers", "compare", "check", "up", "serve", "worker", "migrate", "keys", "projects"):  # fmt: skip
         assert f" {name} " in text
+
+
+def test_a_model_is_shown_with_its_layers(tmp_path: Path) -> None:
+    model = json.dumps({"id": "mdl_1", "name": "digits"}).encode()
+    with scripted(say(200, model), say(200, json.dumps(STRUCTURE).encode())) as script:
+        done = burnish_command("models", "show", "mdl_1", "--layers", home=tmp_path, BURNISH_URL=script.url)
+    assert [request["path"] for request in script.requests] == [
+        "/v1/models/mdl_1",
+        "/v1/models/mdl_1/structure",
+    ]
+    assert "name digits" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("head"))
+    assert row.split() == "head Gemm 650 1,280 10 low-rank: below rank 8; prune-weights: 2:4 fits".split()
+    assert "in all 650 parameters, 1,280 FLOPs" in done.stdout
 
 
 @pytest.mark.parametrize(

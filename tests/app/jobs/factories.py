@@ -38,6 +38,27 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+STRUCTURE: dict[str, Any] = {
+    "source": "onnx",
+    "parameters": 650,
+    "flops": 1280,
+    "layers": [
+        {
+            "name": "head",
+            "kind": "Gemm",
+            "parameters": 650,
+            "flops": 1280,
+            "output": [10],
+            "savings": {
+                "low-rank": {"break_even_rank": 8},
+                "prune-weights": {"weights": 640, "two_of_four": True},
+            },
+        }
+    ],
+    "left_out": 0,
+}
+
+
 def make_model(project: str = DEFAULT_PROJECT, status: str = "ready", **columns: Any) -> str:
     id_ = new_id("mdl")
     facts = {**FACTS, **columns.pop("facts", {})}
@@ -51,6 +72,7 @@ def make_model(project: str = DEFAULT_PROJECT, status: str = "ready", **columns:
         "declared": {},
         "signature": SIGNATURE,
         "facts": facts,
+        "structure": STRUCTURE,
     }
     with transaction() as session:
         session.add(Model(id=id_, project_id=project, status=status, **{**values, **columns}))

@@ -121,6 +121,7 @@ TABLE: dict[tuple[str, str], Call] = {
     ("POST", "/v1/models"): Call("write", [_file, _from_upload], "model.created"),
     ("GET", "/v1/models"): Call("read", _filtered(name="digits", status="ready")),
     ("GET", "/v1/models/{model_id}"): Call("read", [plain, lambda things: {"params": {"wait": 0.01}}]),
+    ("GET", "/v1/models/{model_id}/structure"): Call("read"),
     ("DELETE", "/v1/models/{model_id}"): Call("write", action="model.deleted"),
     ("POST", "/v1/models/{model_id}/validate"): Call(  # changes nothing
         "read", [lambda things: {"json": optimize(things["model_id"])}, *NAMING_DATASETS]
