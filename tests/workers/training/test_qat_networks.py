@@ -144,7 +144,9 @@ def test_a_recurrent_layer_stays_as_it_is_and_is_named(tmp_path: Path):
 def test_layers_of_other_types_stay_in_them_and_are_named(form: str, dtype: torch.dtype, tmp_path: Path):
     model = program_of(seeded(lambda: Half(dtype)), tmp_path / "program")
     ours, context = trained(model, tmp_path / "qat", data(60), form=form)
+    theirs = static(onnx_of(model, tmp_path / "onnx"), data(60), tmp_path / "static", form=form)
 
+    assert operators(ours) == operators(theirs)
     assert context.facts["quantized"] == {"Gemm": 1}
     (left,) = context.facts["left_out"]
     assert (left["operator"], left["count"]) == ("Gemm", 1)
