@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from app.measurements.compare import Interval
+
 if TYPE_CHECKING:
     from workers.model_handle import ModelHandle
 
@@ -86,6 +88,14 @@ class NoCheckpoint:
         """See `Checkpoint.keep`."""
 
 
+class Timing(Protocol):
+    """How long a candidate takes on the job's target."""
+
+    def share(self, candidate: "ModelHandle") -> Interval:
+        """Its latency as a share of that of the model that the pass was given, measured in turns, with its interval of 95%."""
+        ...
+
+
 @dataclass
 class PassContext:
     """Handed to every pass. `out` is an empty folder for the new model's files, `aside` one for what the user may want to
@@ -96,6 +106,7 @@ class PassContext:
     seed: int = 0
     samples: Mapping[str, Samples] = field(default_factory=dict)  # by role: calibration, train, …
     teacher: "ModelHandle | None" = None  # what the recipe names, else the job's subject
+    timing: Timing | None = None  # where the pass chooses by latency
     device: str = "cpu"  # where heavy work may be done: cuda where the attempt has a GPU
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
     checkpoint_seconds: float = 300.0

@@ -19,6 +19,7 @@ from workers.memory import KeptFolder
 from workers.model_handle import ModelHandle
 from workers.samples import synthetic_samples
 from workers.steps import StepOutcome, Steps
+from workers.timing import OnTarget
 
 if TYPE_CHECKING:
     from workers.pipeline import Attempt
@@ -46,9 +47,12 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
         "packages": versions_of(spec.packages),
         "hardware": hardware_key() if spec.by_machine(step["params"]) else None,
     }
+    work_folder = attempt.assignment.scratch / "passes" / f"{number:02d}-{spec.name}"
+    timing = OnTarget(attempt, model, name, work_folder / "timing") if spec.timed(step["params"]) else None
+    if timing is not None:
+        cause["target"] = timing.cause
     key = Steps.key_of(name, cause)
     checkpoint = KeptFolder(attempt.supervisor, f"checkpoint:{name}", key)
-    work_folder = attempt.assignment.scratch / "passes" / f"{number:02d}-{spec.name}"
     aside = work_folder / "aside"
 
     def work(out: Path) -> dict[str, Any]:
@@ -59,6 +63,7 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
             seed=attempt.assignment.seed,
             samples=samples,
             teacher=teacher,
+            timing=timing,
             device=attempt.device,
             checkpoint=checkpoint,
             checkpoint_seconds=attempt.assignment.checkpoint_seconds,

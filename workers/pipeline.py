@@ -1,14 +1,15 @@
 """One attempt of an `optimize` job: passes, engine, measurement, proof, bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import SignatureMismatch
-from workers import gpu, runtimes, unmeasured
+from workers import runtimes, unmeasured
 from workers.assignment import OptimizeAssignment
 from workers.building import build_engine, look_into, reference_engine
 from workers.bundle.package import Built, package
@@ -23,10 +24,10 @@ from workers.result import shape_result
 from workers.runtimes.base import Engine
 from workers.samples import open_samples, synthetic_samples
 from workers.steps import Steps, Supervisor
+from workers.timing import alone
 from workers.verify import verify_baseline
 
 LARGE_BYTES = 1 << 30
-GPU_CONTEXT_BYTES = 512 << 20  # of a process that uses CUDA, before it holds anything
 SYNTHETIC_MEASURING_SAMPLES = 16
 
 
@@ -54,6 +55,19 @@ class Attempt:
         if id_ not in self.opened:
             self.opened[id_] = open_samples(self.assignment.datasets[id_])
         return self.opened[id_]
+
+    @cached_property
+    def measuring_samples(self) -> Samples:
+        """What engines are run on: the evaluation data, else the first calibration data, else seeded inputs."""
+        assignment = self.assignment
+        if assignment.evaluation:
+            return self.dataset(assignment.evaluation["dataset"])
+        if assignment.datasets:
+            return self.dataset(next(iter(assignment.datasets)))
+        self.warnings.append(
+            "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
+        )
+        return synthetic_samples(self.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
 
     def report(self, stage: str) -> Any:
         """A progress callback `(done, total, message)` for a stage."""
@@ -88,7 +102,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
     unmodified, optimized = (taken(attempt, model, runtime.formats) for model in (original, optimized))
     if lacking is not None and not elsewhere:
         engine = build_engine(attempt, "build", runtime, params, optimized)
-        samples = measuring_samples(attempt)
+        samples = attempt.measuring_samples
         result, proof, told = attempt.steps.fresh(
             "verifying",
             lambda: unmeasured.conclude(attempt, lacking, unmodified, optimized, engine, samples),
@@ -103,7 +117,7 @@ def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str
         look_into(attempt, runtime, each, given)
     reference = reference_engine(attempt, original, runtime.device, params)
 
-    samples = measuring_samples(attempt)
+    samples = attempt.measuring_samples
     sides = [
         EngineUnderTest(runtime.name, side.root, side.entry, given.model_dump(mode="json"))
         for side, given in ((baseline_engine, plain), (engine, params))
@@ -179,19 +193,6 @@ def unscaled(attempt: Attempt) -> list[str]:
     ]
 
 
-def measuring_samples(attempt: Attempt) -> Samples:
-    """What both sides are run on: the evaluation data, else the first calibration data, else seeded inputs."""
-    assignment = attempt.assignment
-    if assignment.evaluation:
-        return attempt.dataset(assignment.evaluation["dataset"])
-    if assignment.datasets:
-        return attempt.dataset(next(iter(assignment.datasets)))
-    attempt.warnings.append(
-        "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
-    )
-    return synthetic_samples(attempt.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
-
-
 def calibration_samples(attempt: Attempt) -> list[Samples]:
     """Every real dataset that a pass reads."""
     ids = {given for step in attempt.assignment.recipe["passes"] for given in step.get("inputs", {}).values()}
@@ -206,11 +207,7 @@ def measure_alone(
     reference: EngineUnderTest | None,
 ) -> dict[str, Any]:
     """Measure baseline and engine in turns, and the reference, with the device to ourselves."""
-    leased = gpu.lease_name(device)
-    attempt.supervisor.ask("acquire", device=leased)
-    try:
-        if device == "cuda":
-            gpu.require_free(gpu_need_bytes([side.root for side in sides]))
+    with _hinting(samples), alone(attempt.supervisor, device, [side.root for side in sides]):
         return attempt.steps.fresh(
             "measuring",
             lambda: measure(
@@ -226,6 +223,13 @@ def measure_alone(
                 reference=reference,
             ),
         )
+
+
+@contextmanager
+def _hinting(samples: Samples) -> Iterator[None]:
+    """Say what helps where a model does not run on generated data."""
+    try:
+        yield
     except SignatureMismatch as error:
         if samples.synthetic and error.hint is None:
             error.hint = (
@@ -233,11 +237,3 @@ def measure_alone(
                 "name it (`--evaluate`, `--dataset`), or say what its free dimensions are when you upload it (`--signature`)"
             )
         raise
-    finally:
-        attempt.supervisor.ask("release", device=leased)
-
-
-def gpu_need_bytes(engines: Sequence[Path]) -> int:
-    """What measuring these engines takes of a GPU at least: their weights, as much again to work in, a context for each."""
-    weights = sum(file.stat().st_size for root in engines for file in root.rglob("*") if file.is_file())
-    return 2 * weights + len(engines) * GPU_CONTEXT_BYTES

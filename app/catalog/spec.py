@@ -76,6 +76,7 @@ class PassSpec:
     dialects: frozenset[str] = frozenset()
     packages: tuple[str, ...] = ()  # distributions whose version is part of the step key
     hardware: bool | WhereGiven[bool] = False  # whether the machine is part of the step key
+    times: bool | ByParameter[bool] = False  # whether it chooses by latency on the job's target
     leaves_aside: bool = False  # whether it leaves files besides the model, which become artifacts
     unkeyed: frozenset[str] = (
         frozenset()
@@ -95,6 +96,10 @@ class PassSpec:
     def by_machine(self, params: Mapping[str, Any]) -> bool:
         """Whether another machine may give another output with these validated parameters."""
         return self.hardware if isinstance(self.hardware, bool) else bool(self.hardware.of(params))
+
+    def timed(self, params: Mapping[str, Any]) -> bool:
+        """Whether it chooses by latency on the job's target with these validated parameters."""
+        return self.times if isinstance(self.times, bool) else self.times.of(params)
 
     @property
     def documentation(self) -> str:
