@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from app.catalog.passes import PASSES
@@ -74,9 +72,3 @@ def scored(model: ModelHandle, data: Labelled) -> float:
 def program(network: nn.Module, data: Labelled, folder: Path) -> ModelHandle:
     """A network as an uploaded program."""
     return handle(write_program(network, data.first(4), folder / "model.pt2"))
-
-
-def answers(model: ModelHandle, data: Labelled) -> np.ndarray:
-    """A model's outputs."""
-    with torch.inference_mode():
-        return network_of(model)(*(torch.from_numpy(one) for one in data.inputs.values())).numpy()
