@@ -172,7 +172,7 @@ def runtimes() -> Iterator[str]:
     for spec in RUNTIMES.values():
         yield from ("", f"## `{spec.name}`: {spec.title}", "", inspect.cleandoc(spec.documentation), "")
         facts = [("version", str(spec.version)), ("device", spec.device), ("formats", _codes(spec.formats))]
-        yield from _table(("", ""), facts)
+        yield from _table(("", ""), [*facts, ("sparse weights", spec.sparsity)])
         yield from _params(spec.params)
         yield from ("", "### Preset", "", inspect.getdoc(spec.preset) or "")
 

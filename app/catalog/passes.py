@@ -6,6 +6,7 @@ from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
+from app.catalog.pass_params.prune_weights import PruneWeightsParams
 from app.catalog.pass_params.qat import QatParams
 from app.catalog.pass_params.quantization import (
     QuantizeDynamicParams,
@@ -157,6 +158,17 @@ _SPECS = (
         packages=("torch", "numpy"),
         leaves_aside=True,
         unkeyed=frozenset({"loader"}),
+    ),
+    PassSpec(
+        name="prune-weights",
+        version=1,
+        title="Set small weights to zero",
+        params=PruneWeightsParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        packages=("torch",),
     ),
     PassSpec(
         name="qat",

@@ -73,6 +73,7 @@ class RuntimeAnswer(BaseModel):
     params: dict[str, Any] = Field(description="JSON Schema of the target's parameters.")
     device: str
     formats: list[str] = Field(description="Model formats that it builds from.")
+    sparsity: str = Field(description="What weights that are zero are worth there.")
     preset: str = Field(description="What a job gets that names no recipe.")
 
 
@@ -160,6 +161,7 @@ def _runtime(spec: RuntimeSpec) -> RuntimeAnswer:
         params=spec.params.model_json_schema(),
         device=spec.device,
         formats=sorted(spec.formats),
+        sparsity=spec.sparsity,
         preset=inspect.getdoc(spec.preset) or "",
     )
 

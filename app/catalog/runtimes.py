@@ -65,6 +65,9 @@ _SPECS = (
         packages=("openvino",),
         dialects=frozenset({"onnxruntime"}),
         baseline={"inference_precision": "f32"},
+        # src/plugins/intel_cpu/src/nodes/fullyconnected.cpp: useSparseWeightsDecompression
+        sparsity="faster only where `sparse_weights_rate` asks for it: matrix products (no convolutions) in 8 bits, with weights "
+        "whose sizes are multiples of 64, on processors with AMX",
     ),
     RuntimeSpec(
         name="openvino-gpu",
@@ -143,6 +146,9 @@ _SPECS = (
         preset=tensorrt_preset,
         packages=("tensorrt",),
         baseline={"tf32": False, "refit": False, "strip": False, "weight_streaming": False},
+        # https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/data-formats-tensors.html
+        sparsity="2:4 along input channels runs on sparse tensor cores of GPUs from Ampere (8.0) on, where `sparse_weights` allows "
+        "it and the builder finds it faster; other zeros are no faster",
     ),
     RuntimeSpec(
         name="tensorrt-rtx",
@@ -155,6 +161,7 @@ _SPECS = (
         packages=("tensorrt-rtx",),
         baseline={"tf32": False, "refit": False, "strip": False, "weight_streaming": False},
         ahead_of_time=True,
+        sparsity="as `tensorrt`, by the same flag, of which this library's guide says nothing: measure it",
     ),
 )
 

@@ -184,6 +184,7 @@ class RuntimeSpec:
     `baseline` are the parameters whose values the unmodified model is built with, whatever the target says;
     `baseline_precision` is what an fp32 model computes in then, another than fp32 only where the device has none.
     `ahead_of_time`: it builds on machines that lack its device; such an engine leaves unverified, where that is allowed.
+    `sparsity` says in words what weights that are zero are worth.
     """
 
     name: str
@@ -198,6 +199,7 @@ class RuntimeSpec:
     baseline_precision: Precision = "fp32"
     dialects: frozenset[str] = frozenset()  # operators beyond the standard's that it runs, see `PassSpec`
     ahead_of_time: bool = False
+    sparsity: str = "zeros are multiplied as other numbers are: no faster"  # of weights
 
     def baseline_params(self, params: Params) -> Params:
         """The parameters of the baseline that an engine with these is measured against."""

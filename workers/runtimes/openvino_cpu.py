@@ -68,6 +68,8 @@ class OpenVinoCpu(OpenVinoDevice):
             "CACHE_DIR": "",
             "LOG_LEVEL": "LOG_NONE",
         }
+        if params.sparse_weights_rate < 1:
+            chosen["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = params.sparse_weights_rate
         if params.streams:
             chosen["NUM_STREAMS"] = min(params.streams, threads)
         if params.inference_precision != "auto":

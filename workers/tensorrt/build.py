@@ -105,6 +105,7 @@ def configure(library: Library, builder: Any, params: Params, ranges: list[dict[
     if params.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, params.workspace_mib * 2**20)
     _set(config, trt.BuilderFlag.TF32, params.tf32)
+    _set(config, trt.BuilderFlag.SPARSE_WEIGHTS, params.sparse_weights)
     _set(config, trt.BuilderFlag.REFIT, params.refit)
     _set(config, trt.BuilderFlag.STRIP_PLAN, params.strip)
     _set(config, trt.BuilderFlag.WEIGHT_STREAMING, params.weight_streaming)

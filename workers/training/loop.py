@@ -31,6 +31,7 @@ from workers.training.schedules import rate
 from workers.training.scoring import Scoring, score
 from workers.training.task import STAGE, Batch, Batches, Task
 from workers.training.weights import state_of
+from workers.training.zeros import KeptZeros, zeros_of
 
 Tell = Callable[[dict[str, Any]], None]
 MOST_SKIPPED = 30  # steps in a row: the loss scale is down by 2 to the 30th then
@@ -62,6 +63,8 @@ class Loop:
         self._checkpoint_seconds = checkpoint_seconds
         self._per_epoch = steps_of(batches.count, params)
         self._weights = _counted(task.network)
+        zeros = zeros_of(task.network, params.keep_zeros)
+        self._kept_zero = sum(zeros.values())
         if not self._weights["trained"]:
             raise IncompatibleRecipe(
                 "the network has no weights that could be trained",
@@ -70,6 +73,7 @@ class Loop:
             )
         step = Step(task)
         self._wrapped = group.wrap(step)
+        self._zeros = KeptZeros(task.network, zeros)
         helpers = list(step.helpers)
         self._held = Trained(
             task.network,
@@ -116,6 +120,7 @@ class Loop:
             loader=self._batches.facts(),
             processes=self._group.world,
             weights=self._weights,
+            kept_zero=self._kept_zero,
             layers=_layers(self._task.network),
         )
 
@@ -147,6 +152,7 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         loss, parts = self._backward(batch)
         self._precision.unscale(optimizer)
+        self._zeros.clear_gradients()
         norm = float(self._group.norm(gradients(self._held.parameters().values())))
         due = time.monotonic() - self._kept >= self._checkpoint_seconds
         told = torch.tensor([loss, float(due and self._group.is_main), *parts.values()], dtype=torch.float64)

@@ -85,6 +85,8 @@ def in_words(report: TrainingReport) -> str:
         text += f"; loss {report.history[0].loss:.4g} in the first epoch, {report.history[-1].loss:.4g} in the last"
     if report.best is not None:
         text += f"; validation {report.metric} {report.before:.4g} before, {report.best:.4g} at epoch {report.best_epoch}"
+    if report.kept_zero:
+        text += f"; {report.kept_zero:,} weights that were zero stayed so"
     if report.stopped_early:
         text += "; stopped early"
     if (skipped := report.precision.get("skipped_steps")) is not None:

@@ -42,6 +42,7 @@ class TrainingReport(BaseModel):
     loader: dict[str, Any]
     processes: int
     weights: dict[str, int]  # `trained` and `frozen`: their elements
+    kept_zero: int = 0  # weights that pruning had set to zero, and that stayed so
     layers: dict[str, int]  # `batch_norms`, `dropouts`: what trains otherwise than it runs
 
     def save(self, folder: Path) -> None:

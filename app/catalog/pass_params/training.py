@@ -93,6 +93,11 @@ class TrainingParams(Params):
     freeze_batch_norm: bool = Field(
         default=False, description="Leave the running statistics of batch norms as they are."
     )
+    keep_zeros: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Whether weights that are zero stay zero (those of convolutions, products and embeddings; not norms and "
+        "biases). `auto`: where at least 5% are, as `prune-weights` leaves them; weights that are zero throughout are trained.",
+    )
     output: str | None = Field(
         default=None, max_length=500, description="The output that is trained. Absent: the only one."
     )

@@ -52,6 +52,15 @@ class OpenVinoCpuParams(Params):
             "accuracy does not."
         ),
     )
+    sparse_weights_rate: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description=(
+            "The share of zeros from which on 8-bit weights of matrix products are kept packed and read faster, as 0.5 after "
+            "`prune-weights`; 1: never. Only processors with AMX do that."
+        ),
+    )
     cache_compiled: bool = Field(
         default=False,
         description=(

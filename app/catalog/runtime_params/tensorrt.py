@@ -72,6 +72,13 @@ class _EngineParams(Params):
             "is always without."
         ),
     )
+    sparse_weights: bool = Field(
+        default=False,
+        description=(
+            "Let the builder take kernels for sparse tensor cores where weights are 2:4 sparse, as `prune-weights` with n=2, m=4 "
+            "leaves them; GPUs from Ampere on."
+        ),
+    )
     refit: bool = Field(
         default=False,
         description="Weights can be exchanged in the built engine. Needs a GPU when it is built.",

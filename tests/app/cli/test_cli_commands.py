@@ -51,14 +51,14 @@ def test_version_and_help(tmp_path: Path) -> None:
 def test_a_model_is_shown_with_its_layers(tmp_path: Path) -> None:
     model = json.dumps({"id": "mdl_1", "name": "digits"}).encode()
     with scripted(say(200, model), say(200, json.dumps(STRUCTURE).encode())) as script:
-        done = burnish_command("models", "show", "mdl_1", "--layers", home=tmp_path, BURNISH_URL=script.url)
+        done = burnish_command("models", "show", "mdl_1", "--layers", home=tmp_path, BURNISH_URL=script.url, BURNISH_API_KEY="key")
     assert [request["path"] for request in script.requests] == [
         "/v1/models/mdl_1",
         "/v1/models/mdl_1/structure",
     ]
     assert "name digits" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("head"))
-    assert row.split() == "head Gemm 650 1,280 10 low-rank: below rank 8; prune-weights: 2:4 fits".split()
+    assert " ".join(row.split()) == "head Gemm 650 1,280 10 low-rank: below rank 8; prune-weights: 2:4 fits"
     assert "in all 650 parameters, 1,280 FLOPs" in done.stdout
 
 

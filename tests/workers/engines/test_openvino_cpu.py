@@ -79,7 +79,12 @@ def test_precision_is_what_is_asked_for_and_never_another(cnn, built):
 def test_parameters_reach_the_compiled_network(cnn, built):
     engine = built(cnn.model)
     params = OpenVinoCpuParams(
-        threads=2, hint="throughput", streams=2, execution_mode="accuracy", inference_precision="f32"
+        threads=2,
+        hint="throughput",
+        streams=2,
+        execution_mode="accuracy",
+        inference_precision="f32",
+        sparse_weights_rate=0.5,
     )
     core = openvino.Core()
     compiled = core.compile_model(str(engine.path), "CPU", RUNTIME.properties(params))
@@ -90,6 +95,7 @@ def test_parameters_reach_the_compiled_network(cnn, built):
         "EXECUTION_MODE_HINT": "ACCURACY",
         "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": False,
+        "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.5,
     }
 
     for name, value in wanted.items():

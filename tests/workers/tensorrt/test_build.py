@@ -19,6 +19,8 @@ from workers.gpu import gpus
 from workers.model_handle import ModelHandle
 from workers.onnx_files import save_onnx
 from workers.probe import try_runtime
+from workers.tensorrt.build import configure
+from workers.tensorrt.library import library
 
 Network = Callable[..., Exported]
 NO_GPU_HERE = pytest.mark.skipif(bool(gpus()), reason="there is a GPU")
@@ -147,6 +149,15 @@ def test_double_becomes_float_and_is_told(tmp_path: Path) -> None:
     engine = build(_model([node], tmp_path / "model", kind=TensorProto.DOUBLE), tmp_path / "engine")
     assert engine.facts["signature"]["inputs"][0]["dtype"] == "float32"
     assert any("fp64" in text for text in engine.facts["explained"])
+
+
+def test_the_builder_may_look_for_sparse_weights(network: Network, tmp_path: Path) -> None:
+    params = RUNTIMES[RTX].params(compute_capabilities=(89,), sparse_weights=True)
+    held = library(RTX)
+    config = configure(held, held.trt.Builder(held.trt.Logger()), params, [])
+    assert config.get_flag(held.trt.BuilderFlag.SPARSE_WEIGHTS)
+    engine = build(network("cnn").model, tmp_path / "engine", compute_capabilities=(89,), sparse_weights=True)
+    assert engine.path.stat().st_size > 10_000
 
 
 @NO_GPU_HERE
