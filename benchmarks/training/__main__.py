@@ -2,6 +2,7 @@
 
 import sys
 
-from benchmarks.training import main
+from benchmarks.parts import main
+from benchmarks.training import PAGE, PARTS
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main("benchmarks.training", PARTS, PAGE, sys.argv[1:]))

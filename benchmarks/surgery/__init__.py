@@ -1,0 +1,14 @@
+"""What surgery brings, on real labelled data: a table a part, each run alone in minutes on two cores.
+
+python -m benchmarks.surgery [--write] [PART…]    the tables on standard output; --write: into docs/surgery.md too
+"""
+
+from benchmarks.written import ROOT
+
+PARTS = {
+    "pruning": "half of the FLOPs cut from a residual network, by Taylor and at random",
+    "separable": "the convolutions of a network like VGG made depthwise-separable",
+    "low_rank": "the linear layers of a transformer at a lower rank",
+    "chain": "pruned, distilled, quantized, beside PyTorch",
+}
+PAGE = ROOT / "docs" / "surgery.md"
