@@ -19,6 +19,7 @@ from workers import passes
 from workers.assignment import DatasetFiles
 from workers.context import PassContext, Samples
 from workers.conversion import convert, open_model
+from workers.measure.processors import allowed_cpus, pin
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.samples import open_samples
@@ -120,3 +121,15 @@ def interval_text(found: Interval, digits: int = 1) -> str:
 def one_thread() -> None:
     """What is compared is compared on one core."""
     torch.set_num_threads(1)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """The block, and the trainings in it, on one processor: theirs take all that they may use, whatever threads there were before."""
+    before = allowed_cpus()
+    one_thread()
+    pin(before[-1:])
+    try:
+        yield
+    finally:
+        pin(before)

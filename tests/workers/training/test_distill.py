@@ -10,7 +10,17 @@ from torch import nn
 
 from app.errors import BurnishError
 from tests.workers.training.distilling import Lesson, handle, opened, program, scored
-from tests.workers.training.networks import Mlp, Small, accuracy, digits, read_digits, trained, untrained
+from tests.workers.training.networks import (
+    Mlp,
+    Reader,
+    Small,
+    accuracy,
+    digits,
+    fit,
+    read_digits,
+    trained,
+    untrained,
+)
 from workers.torch.program import TorchModel, export, load_program, save_program
 from workers.training.soft_losses import SoftLoss
 from workers.training.students import fitted
@@ -36,6 +46,27 @@ def test_without_labels_the_student_comes_near_its_teacher(lesson: Lesson, tmp_p
     last = ctx.facts["training"]["history"][-1]
     assert last["parts"].keys() == {"soft"}
     assert last["loss"] == pytest.approx(last["parts"]["soft"])
+
+
+@pytest.mark.slow
+def test_a_teacher_brings_more_than_labels(lesson: Lesson, tmp_path: Path):
+    """A hundred labelled digits, moved and blended: of a blend the teacher says more than a blend of labels (Beyer et al., 2022,
+    https://arxiv.org/abs/2106.05237). Each seed, alike but for `hard_weight`."""
+    few, held = digits().train.first(100), digits().held
+    teacher = fit(untrained(lambda: Small(16)), digits().train, epochs=16)
+    lesson.teacher = program(teacher, few, tmp_path / "knowing")
+    lesson.samples = {"train": opened(few, tmp_path / "few")}
+    moved = [{"do": "random-crop", "padding": 1}, {"do": "mixup", "alpha": 1.0}]
+    params = {"epochs": 80, "batch_size": 50, "learning_rate": 1e-2, "temperature": 4.0, "augment": moved}
+    gains = []
+    for seed in range(3):
+        student = program(untrained(lambda: Small(8), seed + 1), few, tmp_path / f"student{seed}")
+        taught, alone = (
+            scored(lesson.give(student, seed=seed, hard_weight=weight, **params)[0], held)
+            for weight in (0.0, 1.0)
+        )
+        gains.append(taught - alone)
+    assert min(gains) > 0, gains
 
 
 def test_labels_and_features_are_parts_of_the_loss(lesson: Lesson, tmp_path: Path):
@@ -114,7 +145,7 @@ def test_refuses_a_teacher_of_other_classes(lesson: Lesson, tmp_path: Path):
 
 
 def test_refuses_a_zoo_student_for_text(lesson: Lesson, tmp_path: Path):
-    lesson.teacher = program(trained("reader"), read_digits().train, tmp_path / "reader")
+    lesson.teacher = program(untrained(Reader), read_digits().train, tmp_path / "reader")
     lesson.samples = {"train": opened(read_digits().train, tmp_path / "text")}
     with pytest.raises(BurnishError) as refusal:
         lesson.give(lesson.teacher, student="resnet18", epochs=1)
