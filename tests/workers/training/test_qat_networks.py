@@ -139,8 +139,14 @@ def test_a_recurrent_layer_stays_as_it_is_and_is_named(tmp_path: Path):
     assert any("1,056 weights stay as they are" in text for text in context.warnings)
 
 
-@pytest.mark.parametrize("form", ["onnxruntime", "tensorrt"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=["fp16", "fp64"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        pytest.param("onnxruntime", torch.float16, id="fp16"),
+        pytest.param("onnxruntime", torch.float64, id="fp64", marks=pytest.mark.slow),
+        pytest.param("tensorrt", torch.float16, id="fp16-for-tensorrt", marks=pytest.mark.slow),
+    ],
+)
 def test_layers_of_other_types_stay_in_them_and_are_named(form: str, dtype: torch.dtype, tmp_path: Path):
     model = program_of(seeded(lambda: Half(dtype)), tmp_path / "program")
     ours, context = trained(model, tmp_path / "qat", data(60), form=form)
