@@ -28,9 +28,10 @@ def _rows(model: onnx.ModelProto) -> Iterator[Row]:
     carried = dict(_weights(model))
     for number, (node, flops, shapes) in enumerate(each_node(model.graph)):
         read = [name for name in node.input if name]
+        made = node.output[0] if node.output else ""
         own = sum(carried.get(name, 0) for name in read)
         if read and all(name in carried for name in read):
-            carried |= {**dict.fromkeys(read, 0), node.output[0]: own}
+            carried |= {**dict.fromkeys(read, 0), made: own}
             continue
         carried |= {name: 0 for name in read if name in carried}
         if own or flops or flops is None:
@@ -39,7 +40,7 @@ def _rows(model: onnx.ModelProto) -> Iterator[Row]:
                 kind=node.op_type,
                 parameters=own,
                 flops=flops,
-                output=tuple(shapes.get(node.output[0], [])[1:]),
+                output=tuple(shapes.get(made, [])[1:]),
                 weight=_weight(node, shapes, carried),
             )
 
@@ -52,7 +53,7 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
         for sparse in graph.sparse_initializer:
             yield sparse.values.name, prod(sparse.values.dims)
         for node in graph.node:
-            if node.op_type == "Constant":
+            if node.op_type == "Constant" and node.output:
                 held = [attribute.t for attribute in node.attribute if attribute.name == "value"]
                 yield node.output[0], sum(map(_elements, held))
 

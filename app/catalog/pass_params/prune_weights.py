@@ -16,7 +16,7 @@ class PruneWeightsParams(Params):
 
     Either any weights, up to a `ratio`; or N:M, where of every `m` weights in a row `n` stay: along the input channels, as sparse
     tensor cores want it (2:4). Passes that train afterwards keep the zeros (`keep_zeros`), so `finetune` or `distill` win back
-    accuracy, and passes that quantize keep them too. Files become smaller when they are compressed.
+    accuracy; `quantize-static` and `qat` keep them too. Files become smaller when they are compressed.
 
     Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, 2015
     (https://arxiv.org/abs/1506.02626), for magnitudes; Mishra et al., Accelerating Sparse Deep Neural Networks, 2021
