@@ -6,6 +6,7 @@ from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
 from app.catalog.pass_params.precision import ToBf16Params, ToFp16Params
+from app.catalog.pass_params.prune_channels import PruneChannelsParams
 from app.catalog.pass_params.prune_weights import PruneWeightsParams
 from app.catalog.pass_params.qat import QatParams
 from app.catalog.pass_params.quantization import (
@@ -158,6 +159,30 @@ _SPECS = (
         packages=("torch", "numpy"),
         leaves_aside=True,
         unkeyed=frozenset({"loader"}),
+    ),
+    PassSpec(
+        name="prune-channels",
+        version=1,
+        title="Remove channels",
+        params=PruneChannelsParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={
+            "train": ByParameter(
+                "importance",
+                {
+                    "taylor": "required",
+                    "hessian": "required",
+                    **dict.fromkeys(("magnitude-l1", "magnitude-l2", "batch-norm", "random")),
+                },
+            )
+        },
+        packages=("torch", "numpy"),
+        times=ByParameter(
+            "target", {"latency": True, **dict.fromkeys(("flops", "parameters", "size", None), False)}
+        ),
     ),
     PassSpec(
         name="prune-weights",

@@ -33,6 +33,7 @@ SNR_DB = {
     "to-bf16": 35,
     "to-fp16": 50,
     "cast-torch": 45,
+    "prune-channels": 8,
     "prune-weights": 15,
     "qat": 20,
     "quantize-dynamic": 25,
@@ -48,6 +49,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "set-shapes": {"inputs": {"images": [None, 1, 8, 8]}},
     "distill": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
     "finetune": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
+    "prune-channels": {"importance": "taylor", "ratio": 0.05},
     "prune-weights": {"ratio": 0.2},
     "qat": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
 }

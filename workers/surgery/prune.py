@@ -1,0 +1,175 @@
+"""Channels pruned from a lifted network, in steps, until a share of them or of a cost has gone."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from app.catalog.pass_params.prune_channels import PruneChannelsParams
+from app.measurements.compare import Interval
+from workers.context import PassContext
+from workers.surgery.channels import Coupling, check_prunable, couple
+from workers.surgery.choice import Choice
+from workers.surgery.counting import LayerCount, layers, totals
+from workers.surgery.cut import cut
+from workers.surgery.importance import scores_of
+from workers.surgery.targets import by_cost, by_latency, by_ratio
+from workers.torch.exporting import export
+from workers.torch.lift import lift
+from workers.torch.model import TorchModel
+
+Time = Callable[[TorchModel], Interval]
+
+
+def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time: Time | None) -> TorchModel:
+    """A smaller network with the same signature; the given one is changed. `time` measures a candidate, see `context.Timing`.
+
+    Facts: `units` {removable, removed}, `layers` [{name, kind, channels, parameters, flops: {before, after}}], `parameters`,
+    `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], shares each.
+
+    Raises:
+        InvalidParams, IncompatibleRecipe, InvalidDataset, SignatureMismatch, InvalidModel: see `couple`, `scores_of`, `targets`.
+    """
+    before = _Costs(model)
+    removable, removed = 0, 0
+    for step in range(1, params.steps + 1):
+        coupling = couple(model, params.ignore)
+        check_prunable(coupling)
+        scores = scores_of(model, coupling, params, ctx)
+        choice = Choice(
+            coupling,
+            scores,
+            per_layer=params.scope == "per-layer",
+            keep=params.keep,
+            round_to=params.round_to,
+        )
+        units = _chosen(_Trial(model, coupling, before), choice, params, step, ctx, time)
+        if step == 1:
+            removable = len(coupling.units)
+            ctx.facts["held_back"] = [{"place": place, "why": why} for place, why in coupling.fixed.items()]
+        removed += len(units)
+        network = model.module
+        assert isinstance(network, fx.GraphModule)
+        cut(network, coupling, sorted(units))
+        if step < params.steps:
+            model = TorchModel(lift(export(model)), model.inputs, model.outputs)
+    ctx.facts["units"] = {"removable": removable, "removed": removed}
+    _tell(before, _Costs(model), params, ctx)
+    return model
+
+
+class _Costs:
+    """What a network costs, by layer and in all."""
+
+    def __init__(self, model: TorchModel):
+        assert isinstance(model.module, fx.GraphModule)
+        self.layers = layers(model.module, model.inputs)
+        self.parameters, self.flops = totals(self.layers)
+        self.size = size_bytes(model.module)
+        self.channels = {
+            name: width for name, layer in model.module.named_modules() if (width := _width(layer))
+        }
+
+    def of(self, what: str) -> int:
+        """`flops`, `parameters` or `size`."""
+        return {"flops": self.flops, "parameters": self.parameters, "size": self.size}[what]
+
+
+class _Trial:
+    """Copies of a network without some units."""
+
+    def __init__(self, model: TorchModel, coupling: Coupling, before: _Costs):
+        self._model, self._coupling, self._before = model, coupling, before
+
+    def without(self, units: set[int]) -> TorchModel:
+        """A copy without these units."""
+        twin = copy.deepcopy(self._model.module)
+        assert isinstance(twin, fx.GraphModule)
+        cut(twin, self._coupling, sorted(units))
+        return TorchModel(twin, self._model.inputs, self._model.outputs)
+
+    def share(self, what: str, units: set[int]) -> float:
+        """The share of a cost of the network that the pass was given, that is left without these units."""
+        return _Costs(self.without(units)).of(what) / max(1, self._before.of(what))
+
+
+def _chosen(
+    trial: _Trial, choice: Choice, params: PruneChannelsParams, step: int, ctx: PassContext, time: Time | None
+) -> set[int]:
+    """What goes in one step of several: each takes the same share of what was there at first."""
+    if params.target is None:
+        before, now = (1 - params.share * number / params.steps for number in (step - 1, step))
+        return by_ratio(choice, 1 - now / before)
+    share = 1 - (1 - params.to) * step / params.steps
+    what = params.target
+    if what == "latency" and step == params.steps:
+        assert time is not None
+        measured = time
+        tries = ctx.facts["latency"] = []
+        return by_latency(
+            choice,
+            lambda units: trial.share("flops", units),
+            lambda units: measured(trial.without(units)),
+            share,
+            tries.append,
+        ).units
+    what = "flops" if what == "latency" else what
+    return by_cost(choice, lambda units: trial.share(what, units), share, what).units
+
+
+def size_bytes(network: nn.Module) -> int:
+    """The bytes of all weights and buffers, those that are one counted once."""
+    held: dict[int, Tensor] = {id(one): one for one in (*network.parameters(), *network.buffers())}
+    return sum(one.numel() * one.element_size() for one in held.values())
+
+
+def _width(layer: nn.Module) -> int | None:
+    """How many channels a layer makes."""
+    if isinstance(layer, _ConvNd):
+        return layer.out_channels
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    return layer.embedding_dim if isinstance(layer, nn.Embedding) else None
+
+
+def _tell(before: _Costs, after: _Costs, params: PruneChannelsParams, ctx: PassContext) -> None:
+    now = {one.name: one for one in after.layers}
+    ctx.facts["layers"] = [_change(one, now.get(one.name), before, after) for one in before.layers]
+    for name, what in (("parameters", "parameters"), ("flops", "flops"), ("size_bytes", "size")):
+        ctx.facts[name] = {"before": before.of(what), "after": after.of(what)}
+    narrower = [
+        f"{name} {width} → {after.channels[name]}"
+        for name, width in before.channels.items()
+        if after.channels.get(name, width) != width
+    ]
+    units = ctx.facts["units"]
+    shares = [
+        f"{after.of(what) / max(1, before.of(what)):.1%} of the {words}"
+        for what, words in (("flops", "FLOPs"), ("parameters", "parameters"))
+    ]
+    ctx.say(
+        f"Removed {units['removed']} of {units['removable']} units of channels by {params.importance}, "
+        f"{params.scope}: {shares[0]} and {shares[1]} stay."
+    )
+    if narrower:
+        ctx.say(f"Channels: {'; '.join(narrower)}.")
+    if tries := ctx.facts.get("latency"):
+        ctx.say(
+            f"Latency on the target: {tries[-1]['latency']:.1%} of what it was, found in {len(tries)} tries."
+        )
+    if units["removed"] == 0 and (params.target is not None or params.share > 0):
+        ctx.warn("nothing was pruned: the layers are too narrow for so small a share, or for `round_to`")
+
+
+def _change(one: LayerCount, now: LayerCount | None, before: _Costs, after: _Costs) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": one.name,
+        "kind": one.kind,
+        "parameters": {"before": one.parameters, "after": now.parameters if now else 0},
+        "flops": {"before": one.flops, "after": now.flops if now else 0},
+    }
+    if one.name in before.channels:
+        found["channels"] = {"before": before.channels[one.name], "after": after.channels[one.name]}
+    return found
