@@ -44,7 +44,7 @@ class Case:
 CASES = {
     "without norms": Case(
         narrow,
-        {"epochs": 5, "batch_size": 100, "learning_rate": 5e-3, "warmup": 0.3, "clip_norm": None},
+        {"epochs": 10, "batch_size": 100, "learning_rate": 5e-3, "warmup": 0.3, "clip_norm": None},
         "twelve depthwise and twelve pointwise convolutions of 8 to 16 channels, swish, no batch norms: nothing brings its "
         "channels to one size, and small negative numbers count, so one range for a whole tensor leaves many channels few levels",
     ),

@@ -73,6 +73,7 @@ def prepare_training(
     Raises:
         InvalidParams, IncompatibleRecipe: see `form_of`.
         InvalidDataset: calibration gives NaN or infinity, or has no samples.
+        SignatureMismatch: its samples do not fit the network.
         InvalidModel, UnsupportedOperator: the program does not go to ONNX.
     """
     opened = open_network(model.path)
