@@ -72,6 +72,8 @@ def _savings_text(savings: Json) -> str | None:
         told.append(f"depthwise-separable: {found['flops']:,} FLOPs left")
     if found := savings.get("low-rank"):
         told.append(f"low-rank: below rank {found['break_even_rank']}")
+    if found := savings.get("prune-channels"):
+        told.append(f"prune-channels: {found['units']} units of {found['channels']} channels")
     if savings.get("prune-weights", {}).get("two_of_four"):
         told.append("prune-weights: 2:4 fits")
     return "; ".join(told) or None

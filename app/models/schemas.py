@@ -155,7 +155,8 @@ class LayerAnswer(AnswerSchema):
     output: list[int] = Field(description="Shape of its output without the batch.")
     savings: dict[str, dict[str, Any]] = Field(
         description="What passes could save there, by pass: `flops` and `parameters` that would be left "
-        "(`depthwise-separable`), the `break_even_rank` below which `low-rank` saves, and the `weights` that `prune-weights` "
+        "(`depthwise-separable`), the `break_even_rank` below which `low-rank` saves, in how many `units` `prune-channels` could remove "
+        "its `channels` (of programs that are run when they are inspected), and the `weights` that `prune-weights` "
         "may set to zero, with `two_of_four` where their shape fits 2:4."
     )
 

@@ -1,37 +1,66 @@
 """The structure report of an exported program, by the layers that surgery passes work on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
 from torch import fx, nn
 
-from workers.surgery.counting import LayerCount, layers, shapes_only
+from app.text import first_line
+from workers.surgery.channels import couple
+from workers.surgery.counting import LayerCount, layers, shapes_only, totals
 from workers.surgery.savings import Weight
+from workers.surgery.sets import FIXED, distinct
 from workers.surgery.structure import Row, report
 from workers.torch.lift import lift
-from workers.torch.program import load_program
+from workers.torch.model import TorchModel
+from workers.torch.program import Program, load_program
+
+log = structlog.get_logger(__name__)
 
 SOURCE = "program"
+# larger networks are not run when they are inspected, which finding their channels takes
+MOST_PARAMETERS = 100_000_000
+MOST_FLOPS = 20_000_000_000
 
 
 def of_program(path: Path) -> dict[str, Any]:
-    """The report of a `.pt2`; its weights are not copied.
+    """The report of a `.pt2`; weights of a network that is larger than `MOST_PARAMETERS`, `MOST_FLOPS` are not copied.
 
     Raises: see `load_program`, `lift` and `counting.layers`.
     """
     program = load_program(path)
     with shapes_only():
         network = lift(program.program)
-    assert isinstance(network, fx.GraphModule)
-    return report(rows(network, layers(network, program.inputs)), SOURCE)
+        assert isinstance(network, fx.GraphModule)
+        counts = layers(network, program.inputs)
+    return report(_rows(network, counts, _channels(program, counts)), SOURCE)
 
 
-def rows(network: fx.GraphModule, counts: list[LayerCount]) -> Iterator[Row]:
-    """The rows of a lifted network's layers."""
+def _rows(
+    network: fx.GraphModule, counts: list[LayerCount], channels: Mapping[str, dict[str, int]]
+) -> Iterator[Row]:
     held = dict(network.named_modules())
     for one in counts:
-        yield Row(one.name, one.kind, one.parameters, one.flops, one.output, _weight(held.get(one.name)))
+        weight = _weight(held.get(one.name))
+        yield Row(one.name, one.kind, one.parameters, one.flops, one.output, weight, channels.get(one.name))
+
+
+def _channels(program: Program, counts: list[LayerCount]) -> dict[str, dict[str, int]]:
+    """By layer: how many `channels` it makes, and in how many `units` `prune-channels` could remove them; 0: none can go."""
+    parameters, flops = totals(counts)
+    if parameters > MOST_PARAMETERS or flops > MOST_FLOPS:
+        return {}
+    try:
+        found = couple(TorchModel(lift(program.program), program.inputs, program.outputs))
+    except Exception as error:  # a network that cannot be run on made inputs, or that the pass will refuse
+        log.warning("channels_not_found", error=f"{type(error).__name__}: {first_line(str(error))}")
+        return {}
+    return {
+        name: {"channels": len(sets), "units": len(distinct(sets[sets != FIXED]))}
+        for name, sets in found.layers.items()
+    }
 
 
 def _weight(module: nn.Module | None) -> Weight | None:

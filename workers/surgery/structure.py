@@ -21,6 +21,7 @@ class Row:
     flops: int | None  # None: its shapes are not known
     output: tuple[int, ...]
     weight: Weight | None = None
+    channels: dict[str, int] | None = None  # what `prune-channels` could remove, where it is known
 
 
 def report(rows: Iterable[Row], source: str) -> dict[str, Any]:
@@ -42,11 +43,14 @@ def report(rows: Iterable[Row], source: str) -> dict[str, Any]:
 
 def _told(row: Row) -> dict[str, Any]:
     told = asdict(row)
-    del told["weight"]
+    del told["weight"], told["channels"]
     known = row.weight is not None and row.flops is not None
+    saved = savings(row.weight, row.flops) if known else {}  # type: ignore[arg-type]
+    if row.channels is not None:
+        saved["prune-channels"] = dict(row.channels)
     return told | {
         "name": plain(row.name, _LONGEST_NAME),
         "kind": plain(row.kind, _LONGEST_NAME),
         "output": list(row.output),
-        "savings": savings(row.weight, row.flops) if known else {},  # type: ignore[arg-type]
+        "savings": saved,
     }

@@ -73,6 +73,10 @@ def test_a_program_is_told_by_its_layers(of_program: dict[str, Any]) -> None:
     layers = {row["name"]: row for row in told["layers"]}
     assert [row["name"] for row in told["layers"]] == ["wide", "depthwise", "pointwise", "head"]
     assert {name: row["flops"] for name, row in layers.items()} == FLOPS
+    units = {"wide": 16, "depthwise": 16, "pointwise": 32, "head": 0}
+    assert {name: row["savings"].pop("prune-channels") for name, row in layers.items()} == {
+        name: {"channels": count or 10, "units": count} for name, count in units.items()
+    }
     assert {name: row["savings"] for name, row in layers.items()} == SAVINGS
     assert layers["wide"]["output"] == [16, 16, 16]
     assert told["source"] == "program"
@@ -145,6 +149,12 @@ def test_a_network_that_cannot_be_counted_is_no_worse_for_it(
     def refuse(*given: Any) -> Any:
         raise BurnishError("not this one")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(program_structure, "couple", refuse)
+        without = inspected(Path(of_program["root"]) / of_program["facts"]["entry"])
+    assert [set(row["savings"]) for row in without["structure"]["layers"]] == [
+        set(one) for one in SAVINGS.values()
+    ]
     monkeypatch.setattr(program_structure, "layers", refuse)
     again = inspected(Path(of_program["root"]) / of_program["facts"]["entry"])
     assert again["structure"]["source"] == "onnx"
