@@ -1,11 +1,11 @@
 """Floating point operations of an ONNX graph, counted from shapes: a multiply and an add are two.
 
-Counted: convolutions, matrix products, attention, recurrent cells (after the operators' definitions in the ONNX standard
+Counted: convolutions, matrix products (Einsum of two tensors too), attention, recurrent cells (after the operators' definitions in the ONNX standard
 and in ONNX Runtime's contrib operators). Elementwise work is not: it is bound by memory. Each subgraph counts once.
 Free dimensions of the inputs are set to 1 before shapes are inferred; what then stays unknown counts as 1 too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 
 import onnx
@@ -142,6 +142,38 @@ def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     return 4 * prod(query) * key[-2]
 
 
+def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
+    given = [attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"]
+    return einsum_flops(given[0], [shapes[name] for name in node.input])
+
+
+def einsum_flops(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """A product of two tensors is one term for each combination of their indices; one that sums nothing is elementwise.
+
+    Of one tensor, or of more than two (whose order decides), nothing counts.
+
+    Raises:
+        ValueError, KeyError, IndexError: the equation does not fit the shapes.
+    """
+    read, _, made = equation.replace(" ", "").partition("->")
+    terms = read.split(",")
+    if len(terms) != 2 or len(shapes) != 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        before, dots, after = term.partition("...")
+        spread = len(shape) - len(before) - len(after)
+        if spread < 0 or (spread and not dots):
+            raise ValueError(f"{equation!r} does not fit {shapes}")
+        # what the dots stand for is lined up from the right
+        names = [*before, *(f"...{number}" for number in range(spread, 0, -1)), *after]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    if made and set(terms[0]) == set(terms[1]) == set(made):
+        return 0
+    return 2 * prod(sizes.values())
+
+
 def _integer(node: onnx.NodeProto, name: str) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
@@ -155,6 +187,7 @@ _RULES: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
         ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "Gemm", "FusedGemm", "QGemm"), _product
     ),
     "MatMulNBits": _packed_product,
+    "Einsum": _einsum,
     **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
     **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
 }

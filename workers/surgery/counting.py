@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
 
 from app.errors import InvalidModel
 from app.text import first_line, plain
+from workers.formats.flops import einsum_flops
 from workers.torch.exporting import LENGTHS
 from workers.torch.facts import operator
 from workers.torch.model import Entry, example_inputs, free_dimensions
@@ -225,6 +226,10 @@ def _added_product(result: torch.Tensor, added: Any, first: torch.Tensor, *rest:
     return _product(result, first)
 
 
+def _einsum(result: torch.Tensor, equation: str, operands: Sequence[torch.Tensor], **more: Any) -> int:
+    return einsum_flops(equation, [operand.shape for operand in operands])
+
+
 def _attention(
     result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
 ) -> int:
@@ -266,6 +271,7 @@ _CALLS: Mapping[Any, Callable[..., int]] = {
         (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input), _transposed
     ),
     aten.convolution.default: _either_convolution,
+    aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
     **dict.fromkeys((aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent),
 }  # fmt: skip

@@ -49,6 +49,10 @@ def one(
         (one("Gemm", {"x": [5, 2]}, [2, 7], {"w": [7, 5]}, transA=1, transB=1), 2 * 2 * 5 * 7),
         (one("MatMul", {"a": [3, 2, 5], "b": [3, 5, 7]}, [3, 2, 7]), 2 * 3 * 2 * 5 * 7),
         (one("MatMul", {"a": [5], "b": [5]}, []), 2 * 5),
+        (one("Einsum", {"a": [2, 3, 5], "b": [2, 5, 7]}, [2, 3, 7], equation="bij,bjk->bik"), 2 * 2 * 3 * 5 * 7),
+        (one("Einsum", {"a": [4, 2, 3, 5], "b": [2, 5, 7]}, [4, 2, 3, 7], equation="...ij, ...jk -> ...ik"), 2 * 4 * 2 * 3 * 5 * 7),
+        (one("Einsum", {"a": [3, 5], "b": [3, 5]}, [3, 5], equation="ij,ij->ij"), 0),
+        (one("Einsum", {"a": [3, 5]}, [5, 3], equation="ij->ji"), 0),
         # one step of an LSTM: four gates over input (10) and state (20)
         (
             one("LSTM", {"x": [7, 2, 10]}, [7, 1, 2, 20], {"w": [1, 80, 10], "r": [1, 80, 20]}, hidden_size=20),

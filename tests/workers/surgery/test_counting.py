@@ -50,6 +50,19 @@ class Choice(nn.Module):
         return torch.cond(x.sum() > 0, self.first, self.second, (x,))
 
 
+class Headed(nn.Module):
+    """Attention written as einsum: (n, 12, 16) to the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed = nn.Linear(16, 48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.mixed(x).unflatten(-1, (3, 4, 4)).unbind(2)
+        scores = torch.einsum("bihd,bjhd->bhij", query, key).softmax(-1)
+        return torch.einsum("bhij,bjhd->bihd", scores, value).flatten(2)
+
+
 def lifted(model: TorchModel) -> tuple[fx.GraphModule, Any]:
     program = export(model)
     network = lift(program)
@@ -83,6 +96,7 @@ def test_each_layer_is_counted_by_its_shapes() -> None:
             id="transformer",
             marks=pytest.mark.slow,
         ),
+        pytest.param(Headed, [("x", "float32", ["batch", 12, 16])], id="einsum"),
         pytest.param(networks.bert, IDS, id="bert"),
         pytest.param(
             lambda: networks.zoo("mobilenetv2_wd4"), IMAGES, id="mobilenetv2", marks=pytest.mark.slow
