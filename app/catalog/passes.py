@@ -2,6 +2,7 @@
 
 from app.catalog.pass_params.accuracy import EqualizeParams, SmoothParams
 from app.catalog.pass_params.distill import DistillParams
+from app.catalog.pass_params.factor import DepthwiseSeparableParams, LowRankParams
 from app.catalog.pass_params.finetune import FinetuneParams
 from app.catalog.pass_params.graph import FuseTransformerParams, SetShapesParams, SimplifyParams
 from app.catalog.pass_params.openvino import QuantizeOpenVinoParams
@@ -159,6 +160,30 @@ _SPECS = (
         packages=("torch", "numpy"),
         leaves_aside=True,
         unkeyed=frozenset({"loader"}),
+    ),
+    PassSpec(
+        name="depthwise-separable",
+        version=1,
+        title="Make convolutions depthwise-separable",
+        params=DepthwiseSeparableParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={"calibration": "optional"},
+        packages=("torch", "numpy"),
+    ),
+    PassSpec(
+        name="low-rank",
+        version=1,
+        title="Lower the rank of layers",
+        params=LowRankParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={"calibration": "optional"},
+        packages=("torch", "numpy"),
     ),
     PassSpec(
         name="prune-channels",
