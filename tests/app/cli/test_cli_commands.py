@@ -51,7 +51,15 @@ def test_version_and_help(tmp_path: Path) -> None:
 def test_a_model_is_shown_with_its_layers(tmp_path: Path) -> None:
     model = json.dumps({"id": "mdl_1", "name": "digits"}).encode()
     with scripted(say(200, model), say(200, json.dumps(STRUCTURE).encode())) as script:
-        done = burnish_command("models", "show", "mdl_1", "--layers", home=tmp_path, BURNISH_URL=script.url, BURNISH_API_KEY="key")
+        done = burnish_command(
+            "models",
+            "show",
+            "mdl_1",
+            "--layers",
+            home=tmp_path,
+            BURNISH_URL=script.url,
+            BURNISH_API_KEY="key",
+        )
     assert [request["path"] for request in script.requests] == [
         "/v1/models/mdl_1",
         "/v1/models/mdl_1/structure",
