@@ -149,14 +149,15 @@ def test_a_network_that_cannot_be_counted_is_no_worse_for_it(
     def refuse(*given: Any) -> Any:
         raise BurnishError("not this one")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(program_structure, "couple", refuse)
-        without = inspected(Path(of_program["root"]) / of_program["facts"]["entry"])
-    assert [set(row["savings"]) for row in without["structure"]["layers"]] == [
-        set(one) for one in SAVINGS.values()
-    ]
+    file = Path(of_program["root"]) / of_program["facts"]["entry"]
+    plain = [set(one) for one in SAVINGS.values()]
+    for name, other in (("couple", refuse), ("MOST_PARAMETERS", 1), ("MOST_FLOPS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(program_structure, name, other)
+            told = program_structure.of_program(file)
+        assert [set(row["savings"]) for row in told["layers"]] == plain, name
     monkeypatch.setattr(program_structure, "layers", refuse)
-    again = inspected(Path(of_program["root"]) / of_program["facts"]["entry"])
+    again = inspected(file)
     assert again["structure"]["source"] == "onnx"
     assert again["structure"]["flops"] == of_program["structure"]["flops"]
 
