@@ -6,7 +6,7 @@ https://arxiv.org/abs/1906.10771).
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isfinite
 
 import torch
@@ -204,6 +204,20 @@ def _loss_of(model: TorchModel, loss: Loss | None, batch: Batch, generator: torc
             hint="use an importance that needs no data, as magnitude-l2",
         )
     return torch.stack(parts).sum()
+
+
+def over_costs(scores: Scores, coupling: Coupling, costs: Mapping[str, int]) -> Scores:
+    """What units are worth for what they cost; `costs` tells what each layer costs. For a share of a cost, those units go first
+    that lose least for what they save (Aflalo et al., Knapsack Pruning with Inner Distillation, 2020,
+    https://arxiv.org/abs/2002.08258).
+    """
+    sums = _Sums(coupling)
+    for reading, sets in coupling.readings():
+        if reading.role != "norm" and reading.attribute == "weight":
+            share = costs.get(reading.layer, 0) / len(sets)
+            sums.add(sets, torch.full((len(sets),), share, dtype=torch.float64))
+    saved = dict(zip(coupling.units, sums.total.tolist(), strict=True))
+    return {unit: score / max(saved[unit], 1.0) for unit, score in scores.items()}
 
 
 def _check_silent(coupling: Coupling, silent: set[str], importance: str) -> None:

@@ -14,7 +14,7 @@ from workers.surgery.channels import Coupling, check_prunable, couple
 from workers.surgery.choice import Choice
 from workers.surgery.counting import LayerCount, layers, totals
 from workers.surgery.cut import cut
-from workers.surgery.importance import scores_of
+from workers.surgery.importance import BY_DATA, over_costs, scores_of
 from workers.surgery.targets import by_cost, by_latency, by_ratio
 from workers.torch.exporting import export
 from workers.torch.lift import lift
@@ -34,10 +34,14 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
     """
     before = _Costs(model)
     removable, removed = 0, 0
-    for step in range(1, params.steps + 1):
+    steps = params.steps if params.importance in BY_DATA else 1
+    for step in range(1, steps + 1):
         coupling = couple(model, params.ignore)
         check_prunable(coupling)
         scores = scores_of(model, coupling, params, ctx)
+        if params.target is not None and params.importance in BY_DATA:
+            costs = before if step == 1 else _Costs(model)
+            scores = over_costs(scores, coupling, costs.by_layer(params.target))
         choice = Choice(
             coupling,
             scores,
@@ -45,7 +49,7 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
             keep=params.keep,
             round_to=params.round_to,
         )
-        units = _chosen(_Trial(model, coupling, before), choice, params, step, ctx, time)
+        units = _chosen(_Trial(model, coupling, before), choice, params, (step, steps), ctx, time)
         if step == 1:
             removable = len(coupling.units)
             ctx.facts["held_back"] = [{"place": place, "why": why} for place, why in coupling.fixed.items()]
@@ -53,7 +57,7 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
         network = model.module
         assert isinstance(network, fx.GraphModule)
         cut(network, coupling, sorted(units))
-        if step < params.steps:
+        if step < steps and not _free(model):
             model = TorchModel(lift(export(model)), model.inputs, model.outputs)
     ctx.facts["units"] = {"removable": removable, "removed": removed}
     _tell(before, _Costs(model), params, ctx)
@@ -76,6 +80,12 @@ class _Costs:
         """`flops`, `parameters` or `size`."""
         return {"flops": self.flops, "parameters": self.parameters, "size": self.size}[what]
 
+    def by_layer(self, what: str) -> dict[str, int]:
+        """What each layer costs of it; latency is taken to follow the operations."""
+        return {
+            one.name: one.flops if what in ("flops", "latency") else one.parameters for one in self.layers
+        }
+
 
 class _Trial:
     """Copies of a network without some units."""
@@ -96,18 +106,22 @@ class _Trial:
 
 
 def _chosen(
-    trial: _Trial, choice: Choice, params: PruneChannelsParams, step: int, ctx: PassContext, time: Time | None
+    trial: _Trial,
+    choice: Choice,
+    params: PruneChannelsParams,
+    step: tuple[int, int],
+    ctx: PassContext,
+    time: Time | None,
 ) -> set[int]:
-    """What goes in one step of several: each takes the same share of what was there at first."""
+    """What goes in one step of several (its number from 1, their count): each takes the same share of what was there at first."""
+    number, steps = step
     if params.target is None:
-        before, now = (1 - params.share * number / params.steps for number in (step - 1, step))
+        before, now = (1 - params.share * one / steps for one in (number - 1, number))
         return by_ratio(choice, 1 - now / before)
-    share = 1 - (1 - params.to) * step / params.steps
-    what = params.target
-    if what == "latency" and step == params.steps:
+    share, what = 1 - (1 - params.to) * number / steps, params.target
+    if what == "latency" and number == steps:
         assert time is not None
-        measured = time
-        tries = ctx.facts["latency"] = []
+        measured, tries = time, ctx.facts.setdefault("latency", [])
         return by_latency(
             choice,
             lambda units: trial.share("flops", units),
@@ -117,6 +131,11 @@ def _chosen(
         ).units
     what = "flops" if what == "latency" else what
     return by_cost(choice, lambda units: trial.share(what, units), share, what).units
+
+
+def _free(model: TorchModel) -> bool:
+    """Whether it takes any batch; else its sizes are written anew for gradients, by what export says of every call."""
+    return all(entry["shape"] and not isinstance(entry["shape"][0], int) for entry in model.inputs)
 
 
 def size_bytes(network: nn.Module) -> int:

@@ -17,14 +17,16 @@ class PruneChannelsParams(Params):
     runtime; `finetune` or `distill` after it wins back accuracy. Outputs keep their size.
 
     Channels that must go together (residual additions, groups, depthwise convolutions, heads) are one unit, whatever operators
-    they run through. Give a `ratio`, or a `target` and the share of it that may stay. For pruning in turns with training put the pass and
-    `finetune` several times into the recipe; `steps` alone estimates importance anew between cuts, without training.
+    they run through. Give a `ratio`, or a `target` and the share of it that may stay: with `taylor` and `hessian` those units go first
+    then that lose least for what they save. For pruning in turns with training put the pass and `finetune` several times into the
+    recipe; `steps` alone estimates importance anew between cuts, without training.
 
     Source: Li et al., Pruning Filters for Efficient ConvNets, 2017, for `magnitude-l1` (https://arxiv.org/abs/1608.08710); Liu et
     al., Network Slimming, 2017, for `batch-norm` (https://arxiv.org/abs/1708.06519); Molchanov et al., Importance Estimation for
     Neural Network Pruning, 2019, equation 8, for `taylor` (https://arxiv.org/abs/1906.10771); LeCun et al., Optimal Brain Damage,
     1990, with the Fisher information for the diagonal of the Hessian as Theis et al., 2018, have it, for `hessian`
-    (https://arxiv.org/abs/1801.05787); Fang et al., DepGraph, 2023, for channels that depend on one another
+    (https://arxiv.org/abs/1801.05787); Aflalo et al., Knapsack Pruning with Inner Distillation, 2020, for what units save
+    (https://arxiv.org/abs/2002.08258); Fang et al., DepGraph, 2023, for channels that depend on one another
     (https://arxiv.org/abs/2301.12900).
     """
 
@@ -56,10 +58,10 @@ class PruneChannelsParams(Params):
         description="The share of `target` that may stay; without a target it says nothing.",
     )
     steps: int = Field(
-        default=1,
+        default=4,
         ge=1,
         le=100,
-        description="Cuts that it is done in; importance is estimated anew before each.",
+        description="Cuts that it is done in for `taylor` and `hessian`, which are estimated anew before each.",
     )
     ignore: tuple[str, ...] = Field(
         default=(),
@@ -85,7 +87,7 @@ class PruneChannelsParams(Params):
         description="Samples of `train` that importance is estimated on, at most.",
     )
     batch_size: int = Field(
-        default=16,
+        default=4,
         ge=1,
         le=10_000,
         description="Samples whose gradients are taken together for `taylor`; `hessian` takes them one by one.",
