@@ -48,7 +48,7 @@ def describe(
     conversions: dict[str, Any] = {}
     runtimes: dict[str, Any] = {}
     network: dict[str, Any] = UNKNOWN
-    forms = {name: source.root / source.entry}
+    forms: dict[str, Path] = {}
     failures: list[BurnishError] = []
     for to in sorted(FORMATS[name].converts_to):
         report(f"converting to {to}")
@@ -76,16 +76,18 @@ def describe(
         "conversions": conversions,
         "coverage": runtimes,
     }
-    return {"signature": _signature(opened), "facts": facts, "structure": _structure(forms)}
+    return {"signature": _signature(opened), "facts": facts, "structure": _structure(opened, forms)}
 
 
-def _structure(forms: Mapping[str, Path]) -> dict[str, Any] | None:
-    """Of the first form that can be counted; a network is not refused because none can."""
-    if (program := forms.get(PROGRAM)) is not None:
+def _structure(opened: OpenedModel, forms: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Of the first form that can be counted: the program, the ONNX. A network is not refused because none can."""
+    program = getattr(opened, "program", None)
+    if program is not None or PROGRAM in forms:
         from workers.surgery.program_structure import of_program
+        from workers.torch.program import load_program
 
         try:
-            return of_program(program)
+            return of_program(program or load_program(forms[PROGRAM]))
         except BurnishError as error:
             log.warning("structure_not_counted", problem=error.problem())
     if (graph := forms.get(onnx.FORMAT)) is None:

@@ -1,7 +1,6 @@
 """The structure report of an exported program, by the layers that surgery passes work on."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,7 +14,7 @@ from workers.surgery.sets import FIXED, distinct
 from workers.surgery.structure import Row, report
 from workers.torch.lift import lift
 from workers.torch.model import TorchModel
-from workers.torch.program import Program, load_program
+from workers.torch.program import Program
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +24,11 @@ MOST_PARAMETERS = 100_000_000
 MOST_FLOPS = 20_000_000_000
 
 
-def of_program(path: Path) -> dict[str, Any]:
-    """The report of a `.pt2`; weights of a network that is larger than `MOST_PARAMETERS`, `MOST_FLOPS` are not copied.
+def of_program(program: Program) -> dict[str, Any]:
+    """The report of a program; weights of a network that is larger than `MOST_PARAMETERS`, `MOST_FLOPS` are not copied.
 
-    Raises: see `load_program`, `lift` and `counting.layers`.
+    Raises: see `lift` and `counting.layers`.
     """
-    program = load_program(path)
     with shapes_only():
         network = lift(program.program)
         assert isinstance(network, fx.GraphModule)

@@ -29,11 +29,11 @@ class OpenedProgram:
     """See `formats.base.OpenedModel`. Raises as `load_program`."""
 
     def __init__(self, path: Path):
-        self._program = load_program(path)
-        self._run = runner(self._program)
-        self.inputs = [dict(entry) for entry in self._program.inputs]
-        self.outputs = [dict(entry) for entry in self._program.outputs]
-        self.facts = _facts(self._program.program, self.inputs, path)
+        self.program = load_program(path)
+        self._run = runner(self.program)
+        self.inputs = [dict(entry) for entry in self.program.inputs]
+        self.outputs = [dict(entry) for entry in self.program.outputs]
+        self.facts = _facts(self.program.program, self.inputs, path)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name, computed by the program's own graph. Raises as `program.runner`."""
@@ -41,15 +41,15 @@ class OpenedProgram:
 
     def move(self, device: str) -> None:
         """Run on this device from now on: `cuda`. Feeds and outputs are the same arrays as before."""
-        self._run = runner(moved(self._program, device), device)
+        self._run = runner(moved(self.program, device), device)
 
     def to_onnx(self, out: Path) -> ModelHandle:
         """By the exporter that follows the program's graph. Raises as `program_to_onnx`."""
-        return program_to_onnx(self._program.program, self._program.inputs, self._program.outputs, out)
+        return program_to_onnx(self.program.program, self.program.inputs, self.program.outputs, out)
 
     def to_torch(self) -> TorchModel:
         """The graph with real layers. Raises as `lift`."""
-        return TorchModel(lift(self._program.program), self._program.inputs, self._program.outputs)
+        return TorchModel(lift(self.program.program), self.program.inputs, self.program.outputs)
 
 
 def _facts(program: ExportedProgram, inputs: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:

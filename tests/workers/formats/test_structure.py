@@ -16,6 +16,7 @@ from tests.workers.formats.uploads import graph_model, inspected, tensor, value
 from workers.formats.onnx_structure import of_onnx
 from workers.surgery import structure
 from workers.surgery.savings import Weight, savings
+from workers.torch.program import load_program
 
 
 class Mixed(nn.Module):
@@ -154,7 +155,7 @@ def test_a_network_that_cannot_be_counted_is_no_worse_for_it(
     for name, other in (("couple", refuse), ("MOST_PARAMETERS", 1), ("MOST_FLOPS", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(program_structure, name, other)
-            told = program_structure.of_program(file)
+            told = program_structure.of_program(load_program(file))
         assert [set(row["savings"]) for row in told["layers"]] == plain, name
     monkeypatch.setattr(program_structure, "layers", refuse)
     again = inspected(file)
