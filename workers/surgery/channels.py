@@ -7,13 +7,13 @@ build it: a channel shuffle, heads of attention and a flattened image are what v
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, fx
 
-from app.errors import IncompatibleRecipe, InvalidParams
+from app.errors import IncompatibleRecipe
 from workers.surgery.bonds import settle
+from workers.surgery.naming import check_ignored, is_ignored
 from workers.surgery.sets import FIXED, distinct, slim
 from workers.surgery.trace import Reading, Trace, Tracer
 from workers.torch.exporting import sizes_that_run
@@ -68,17 +68,10 @@ def couple(model: TorchModel, ignore: Sequence[str] = ()) -> Coupling:
     with torch.no_grad():
         tracer.run(*inputs)
     trace = tracer.trace
-    for pattern in ignore:
-        found = [name for name in trace.makers if fnmatchcase(name, pattern)]
-        if not found:
-            raise InvalidParams(
-                f"no layer with channels is called {pattern!r}",
-                stage=STAGE,
-                param="ignore",
-                hint=f"there are {_some(trace.makers)}; `*` stands for any characters",
-            )
-        for name in found:
-            trace.sets.fix(trace.makers[name], name, "it is to be left as it is (`ignore`)")
+    check_ignored(ignore, list(trace.makers), "layer with channels", STAGE)
+    for name, ids in trace.makers.items():
+        if is_ignored(name, ignore):
+            trace.sets.fix(ids, name, "it is to be left as it is (`ignore`)")
     settle(trace.sets, trace.bonds)
     made = trace.sets.made()
     layers = {name: trace.sets.of(ids) for name, ids in trace.makers.items()}
@@ -103,8 +96,3 @@ def check_prunable(coupling: Coupling) -> None:
         stage=STAGE,
         hint="outputs keep their size; take layers out of `ignore`, or leave the pass out of the recipe",
     )
-
-
-def _some(names: Iterable[str], most: int = 20) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -19,6 +19,7 @@ from app.catalog.pass_params.training import LoaderParams
 from app.errors import IncompatibleRecipe, InvalidDataset
 from workers.context import PassContext
 from workers.surgery.channels import STAGE, Coupling
+from workers.surgery.naming import some
 from workers.torch.model import TorchModel, leaves
 from workers.training.batches import open_batches
 from workers.training.data import describe
@@ -80,7 +81,7 @@ def scores_of(model: TorchModel, coupling: Coupling, params: PruneChannelsParams
         )
     if missing := _layers_of(coupling, set(coupling.units) - set(known)):
         ctx.warn(
-            f"{params.importance} says nothing of {len(missing)} layers, whose channels stay: {_some(missing)}"
+            f"{params.importance} says nothing of {len(missing)} layers, whose channels stay: {some(missing)}"
         )
     return known
 
@@ -228,7 +229,7 @@ def _check_silent(coupling: Coupling, silent: set[str], importance: str) -> None
     )
     if found:
         raise IncompatibleRecipe(
-            f"no gradient reaches {_some(found)}, so {importance} cannot tell what their channels are worth",
+            f"no gradient reaches {some(found)}, so {importance} cannot tell what their channels are worth",
             stage=STAGE,
             node=found[0],
             param="importance",
@@ -238,7 +239,3 @@ def _check_silent(coupling: Coupling, silent: set[str], importance: str) -> None
 
 def _layers_of(coupling: Coupling, units: set[int]) -> list[str]:
     return [name for name, sets in coupling.layers.items() if units & set(sets.tolist())]
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

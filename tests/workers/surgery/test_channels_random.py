@@ -199,7 +199,7 @@ def test_each_structure_can_be_pruned(kind: str):
 
 
 @pytest.mark.slow
-@settings(max_examples=400, **quietly)
+@settings(max_examples=150, **quietly)
 @given(drawn)
 def test_many_pruned_networks_stay_valid(network: tuple[list[str], int, float]):
     check(*network, as_onnx=network[1] % 4 == 0)
