@@ -51,7 +51,7 @@ class Choice(nn.Module):
 
 
 class Headed(nn.Module):
-    """Attention written as einsum: (n, 12, 16) to the same."""
+    """Attention as one operator and written as einsum: (n, 12, 16) to the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +59,10 @@ class Headed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query, key, value = self.mixed(x).unflatten(-1, (3, 4, 4)).unbind(2)
+        query = nn.functional.scaled_dot_product_attention(
+            *(one.transpose(1, 2) for one in (query, key, value))
+        )
+        query = query.transpose(1, 2)
         scores = torch.einsum("bihd,bjhd->bhij", query, key).softmax(-1)
         return torch.einsum("bhij,bjhd->bihd", scores, value).flatten(2)
 
@@ -96,8 +100,8 @@ def test_each_layer_is_counted_by_its_shapes() -> None:
             id="transformer",
             marks=pytest.mark.slow,
         ),
-        pytest.param(Headed, [("x", "float32", ["batch", 12, 16])], id="einsum"),
-        pytest.param(networks.bert, IDS, id="bert"),
+        pytest.param(Headed, [("x", "float32", ["batch", 12, 16])], id="attention"),
+        pytest.param(networks.bert, IDS, id="bert", marks=pytest.mark.slow),
         pytest.param(
             lambda: networks.zoo("mobilenetv2_wd4"), IMAGES, id="mobilenetv2", marks=pytest.mark.slow
         ),

@@ -17,7 +17,6 @@ from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.errors import IncompatibleRecipe, InvalidParams
 from tests.workers.engines.networks import ArraySamples
-from tests.workers.torch_programs import networks as programs
 from tests.workers.training.networks import CLASSES, Small, digits, trained, untrained, write_program
 from workers import passes
 from workers.context import PassContext
@@ -143,12 +142,15 @@ def test_layers_that_are_ignored_stay(mlp: ModelHandle, tmp_path: Path) -> None:
 
 
 def test_a_weight_that_embeds_words_stays(tmp_path: Path) -> None:
-    names = [("input_ids", "int64", ["batch", 7]), ("attention_mask", "int64", ["batch", 7])]
-    model = programs.model(programs.bert(), names, [("logits", "float32", ["batch", 7, 120])])
-    save_program(export(model), model.inputs, model.outputs, tmp_path / "model.pt2")
-    _, context = run("prune-weights", handle(tmp_path / "model.pt2"), tmp_path / "run")
-    reasons = {one["name"]: one["reason"] for one in context.facts["pruned"]["left_out"]}
-    assert list(reasons.values()) == ["shares its weight with an embedding"]
+    network = nn.Sequential(nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False))
+    network[2].weight = network[0].weight
+    inputs = ({"name": "ids", "dtype": "int64", "shape": ["batch", 7]},)
+    outputs = ({"name": "y", "dtype": "float32", "shape": ["batch", 7, 12]},)
+    save_program(export(TorchModel(network.eval(), inputs, outputs)), inputs, outputs, tmp_path / "model.pt2")
+    pruned, context = run("prune-weights", handle(tmp_path / "model.pt2"), tmp_path / "run")
+    reason = "shares its weight with an embedding"
+    assert context.facts["pruned"]["left_out"] == [{"name": "2", "reason": reason}]
+    assert torch.equal(weights(pruned)["0.weight"], network[0].weight)
 
 
 def test_a_layer_keeps_one_weight_however_small() -> None:
