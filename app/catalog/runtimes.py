@@ -22,7 +22,7 @@ from app.catalog.spec import RuntimeSpec
 _SPECS = (
     RuntimeSpec(
         name="onnxruntime-cpu",
-        version=3,
+        version=4,
         title="ONNX Runtime on CPU",
         params=OnnxRuntimeCpuParams,
         device="cpu",
@@ -33,7 +33,7 @@ _SPECS = (
     ),
     RuntimeSpec(
         name="onnxruntime-cuda",
-        version=3,
+        version=4,
         title="ONNX Runtime on NVIDIA GPUs",
         params=OnnxRuntimeCudaParams,
         device="cuda",
@@ -45,7 +45,7 @@ _SPECS = (
     ),
     RuntimeSpec(
         name="onnxruntime-tensorrt",
-        version=2,
+        version=3,
         title="ONNX Runtime with TensorRT",
         params=OnnxRuntimeTensorRtParams,
         device="cuda",

@@ -1,6 +1,7 @@
 """What an optimized ONNX graph says of its own speed: nodes by operator and precision, fused and unfused quantization."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ CONVOLUTIONS = frozenset(("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")
 NO_FLOAT_RESULT = frozenset(
     ("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Equal", "Less", "Greater", "IsNaN", "Not")
 )
+BLOCKED = "com.microsoft.nchwc"  # the domain of operators on blocks of channels
 NAMED = 10  # unfused nodes named; all are counted
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -53,8 +55,8 @@ def graph_facts(path: Path) -> dict[str, Any]:
     conversion, other: nodes}; `compute` {precision: nodes} of convolutions, matrix products and recurrent layers;
     `convolutions` {precision: nodes}; `conversions` {operator: nodes}; `unfused` {count, nodes} of compute nodes that
     work in floating point on dequantized input; `weights` and `half_weights` (elements of all constants, of those in
-    fp16); `hardware_layout` (whether
-    there are memory layouts for one vector width).
+    fp16); `hardware_layout` (whether there are memory layouts for one vector width); `unblocked` {count, nodes} of convolutions
+    that stay out of these layouts beside others that have them; `depthwise` (convolutions of one channel for each output).
     """
     model = onnx.load(str(path), load_external_data=False)
     operators: Counter[str] = Counter()
@@ -62,11 +64,14 @@ def graph_facts(path: Path) -> dict[str, Any]:
     compute: Counter[str] = Counter()
     convolutions: Counter[str] = Counter()
     unfused: list[str] = []
+    plain: list[str] = []
+    depthwise = 0
     weights = half_weights = 0
     kinds: dict[str, int] = {}
     dequantized: set[str] = set()
     for graph in graphs(model.graph):
         kinds |= _kinds(graph)
+        shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
         weights += sum(_elements(tensor) for tensor in graph.initializer)
         half_weights += sum(_elements(t) for t in graph.initializer if t.data_type == TensorProto.FLOAT16)
         for node in graph.node:
@@ -80,8 +85,12 @@ def graph_facts(path: Path) -> dict[str, Any]:
                 compute[where] += 1
                 if node.op_type in CONVOLUTIONS | {"QLinearConv", "ConvInteger"}:
                     convolutions[where] += 1
+                    depthwise += _is_depthwise(node, shapes)
+                    if where == "fp32" and node.domain != BLOCKED:
+                        plain.append(node.name)
                 if node.op_type in FLOAT_COMPUTE and not dequantized.isdisjoint(node.input[:2]):
                     unfused.append(node.name)
+    blocked = any(node.domain == BLOCKED for graph in graphs(model.graph) for node in graph.node)
     return {
         "nodes": sum(operators.values()),
         "operators": dict(operators),
@@ -92,10 +101,15 @@ def graph_facts(path: Path) -> dict[str, Any]:
         "unfused": {"count": len(unfused), "nodes": unfused[:NAMED]},
         "weights": weights,
         "half_weights": half_weights,
-        "hardware_layout": any(
-            node.domain == "com.microsoft.nchwc" for graph in graphs(model.graph) for node in graph.node
-        ),
+        "hardware_layout": blocked,
+        "unblocked": {"count": len(plain), "nodes": plain[:NAMED]} if blocked else {"count": 0, "nodes": []},
+        "depthwise": depthwise,
     }
+
+
+def _is_depthwise(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> bool:
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return groups > 1 and any(shape[1] == 1 for name in node.input if len(shape := shapes.get(name, [])) > 2)
 
 
 def _precision(node: onnx.NodeProto, kinds: dict[str, int]) -> str:

@@ -220,3 +220,49 @@ def test_an_engine_holds_weights_that_lay_beside_its_model(cnn, built, tmp_path:
     found = RUNTIME.load(engine, OnnxRuntimeCpuParams()).run(feeds)
     assert [path.name for path in engine.root.iterdir()] == [engine.entry]
     np.testing.assert_array_equal(found["logits"], expected["logits"])
+
+
+def widths(first: int, second: int, groups: int = 1) -> onnx.ModelProto:
+    """Three convolutions of so many channels, the last two in groups."""
+    weights = {
+        "a": (first, 3, 3, 3),
+        "b": (second, first // groups, 3, 3),
+        "c": (second, second // groups, 3, 3),
+    }
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", [taken, name], [f"after {name}"], name=name, pads=[1, 1, 1, 1], group=1 if name == "a" else groups)
+        for taken, name in (("x", "a"), ("after a", "b"), ("after b", "c"))
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("after c", TensorProto.FLOAT, ["n", second, 8, 8])],
+        [numpy_helper.from_array(random.random(shape, np.float32), name) for name, shape in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_channels_that_fill_no_blocks_are_explained(tmp_path, built):
+    even, odd = (save_onnx(widths(*given), tmp_path / str(given)) for given in ((32, 32), (29, 27)))
+    baseline, engine = built(even), built(odd)
+
+    assert baseline.facts["unblocked"]["count"] == 0
+    assert engine.facts["unblocked"] == {"count": 2, "nodes": ["b", "c"]}
+    (said,) = [text for text in why(baseline.facts, engine.facts, {}) if "multiples of 4" in text]
+    assert "2 convolutions (b, c …)" in said
+    assert not any("multiples of 4" in text for text in why(engine.facts, baseline.facts, {}))
+
+
+def test_depthwise_convolutions_that_are_not_faster_are_explained(tmp_path, built):
+    whole, apart = (save_onnx(widths(32, 32, groups), tmp_path / str(groups)) for groups in (1, 32))
+    baseline, engine = built(whole), built(apart)
+
+    assert (baseline.facts["depthwise"], engine.facts["depthwise"]) == (0, 2)
+    slower, faster = (
+        why(baseline.facts, engine.facts, {"speedup": {"verdict": verdict}})
+        for verdict in ("slower", "faster")
+    )
+    assert any("2 convolutions have become depthwise" in text for text in slower)
+    assert not any("depthwise" in text for text in faster)
