@@ -92,6 +92,7 @@ class _Trial:
 
     def __init__(self, model: TorchModel, coupling: Coupling, before: _Costs):
         self._model, self._coupling, self._before = model, coupling, before
+        self._known: dict[tuple[str, frozenset[int]], float] = {}
 
     def without(self, units: set[int]) -> TorchModel:
         """A copy without these units."""
@@ -102,7 +103,10 @@ class _Trial:
 
     def share(self, what: str, units: set[int]) -> float:
         """The share of a cost of the network that the pass was given, that is left without these units."""
-        return _Costs(self.without(units)).of(what) / max(1, self._before.of(what))
+        key = what, frozenset(units)
+        if key not in self._known:
+            self._known[key] = _Costs(self.without(units)).of(what) / max(1, self._before.of(what))
+        return self._known[key]
 
 
 def _chosen(

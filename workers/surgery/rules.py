@@ -31,9 +31,16 @@ def through_call(tracer: Tracer, node: fx.Node, value: Any) -> Any:
     rule = _RULES.get(name)
     if rule is None and (found := _POOL.match(name.removeprefix("_"))):
         return _pooled(tracer, node, value, int(found[1] or found[2]))
-    if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if rule is None and _is_pointwise(node, name):
         rule = _elementwise
     return tracer.opaque(node, value) if rule is None else rule(tracer, node, value)
+
+
+def _is_pointwise(node: fx.Node, name: str) -> bool:
+    """Whether torch says so of an operator, or of its form that does not write in place: it forgot some of the others."""
+    plain = getattr(torch.ops.aten, name, None)
+    forms = [node.target, getattr(plain, getattr(node.target, "_overloadname", ""), None)]
+    return any(torch.Tag.pointwise in getattr(form, "tags", ()) for form in forms)
 
 
 def _operands(tracer: Tracer, node: fx.Node) -> list[Tensor]:

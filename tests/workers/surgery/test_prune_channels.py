@@ -95,22 +95,25 @@ def test_prunes_to_a_share_of_the_operations(
 ):
     network = small if kind == "small" else trained("reader")
     data = NETWORKS[kind]()
-    handle, context = prune(network, data.train, importance=importance, target="flops", to=0.7, samples=64)
+    handle, context = prune(
+        network, data.train, importance=importance, target="flops", to=0.7, samples=32, steps=2
+    )
     model = opened(handle)
     parameters, flops = totals(layers(model.module, model.inputs))
     facts = context.facts
 
     assert 0.5 < flops / facts["flops"]["before"] <= 0.7
     assert (parameters, flops) == (facts["parameters"]["after"], facts["flops"]["after"])
-    assert (
-        flops == onnx_flops(model, tmp_path / "onnx") == sum(row["flops"]["after"] for row in facts["layers"])
-    )
+    assert flops == sum(row["flops"]["after"] for row in facts["layers"])
+    if importance == "taylor":
+        assert flops == onnx_flops(model, tmp_path / "onnx")
     narrower = [row for row in facts["layers"] if "channels" in row]
     assert any(row["channels"]["after"] < row["channels"]["before"] for row in narrower)
     head = next(row for row in narrower if row["name"] == "head")
     assert head["channels"] == {"before": 10, "after": 10}
 
 
+@pytest.mark.slow
 def test_what_data_say_is_worth_more_than_chance(small: nn.Module, prune: Run):
     """Of three seeds of chance not one leaves as much as the Taylor expansion, at the same operations."""
     data = digits()
@@ -128,7 +131,7 @@ def test_what_data_say_is_worth_more_than_chance(small: nn.Module, prune: Run):
 
 def test_training_wins_back_what_pruning_cost(small: nn.Module, prune: Run):
     data = digits()
-    handle, _ = prune(small, data.train, importance="taylor", target="flops", to=0.5)
+    handle, _ = prune(small, data.train, target="flops", to=0.5)
     model = opened(handle)
     before = accuracy(model.module, data.held)
     after = accuracy(fit(model.module, data.train, epochs=4, rate=2e-3), data.held)
@@ -139,7 +142,9 @@ def test_training_wins_back_what_pruning_cost(small: nn.Module, prune: Run):
 
 def test_a_ratio_is_of_all_units_or_of_each_layer(small: nn.Module, prune: Run):
     _, over_all = prune(small, digits().train, ratio=0.25)
-    _, of_each = prune(small, digits().train, ratio=0.25, scope="per-layer", importance="taylor", steps=2)
+    _, of_each = prune(
+        small, digits().train, ratio=0.25, scope="per-layer", importance="taylor", steps=2, samples=32
+    )
     widths = [row["channels"] for row in of_each.facts["layers"] if "channels" in row]
 
     assert over_all.facts["units"] == {"removable": 64, "removed": 16}
@@ -185,7 +190,14 @@ def test_nothing_pruned_gives_the_same_answers(small: nn.Module, prune: Run):
 def test_without_labels_what_counts_is_how_much_outputs_change(prune: Run):
     data = read_digits()
     handle, context = prune(
-        trained("reader"), data.train, importance="taylor", target="flops", to=0.8, labels=False
+        trained("reader"),
+        data.train,
+        importance="taylor",
+        target="flops",
+        to=0.8,
+        labels=False,
+        samples=64,
+        steps=2,
     )
 
     assert accuracy(opened(handle).module, data.held) > accuracy(trained("reader"), data.held) - 0.1
@@ -200,7 +212,7 @@ def test_a_network_of_one_batch_size_keeps_it(prune: Run, tmp_path: Path):
         export(TorchModel(untrained(Small), inputs, outputs)), inputs, outputs, tmp_path / "one" / "model.pt2"
     )
     given = ModelHandle(tmp_path / "one", "model.pt2", "torch-export", "0")
-    handle, _ = prune(given, digits().train, importance="taylor", ratio=0.5, samples=32)
+    handle, _ = prune(given, digits().train, importance="taylor", ratio=0.5, samples=16, steps=2)
 
     assert [entry["shape"] for entry in load_program(handle.path).inputs] == [[1, 1, 8, 8]]
 
@@ -231,7 +243,7 @@ def test_prunes_to_a_share_of_the_latency_in_few_tries(to: float, prune: Run, sm
 
 
 def test_the_same_seed_leaves_the_same_bytes(small: nn.Module, prune: Run):
-    told = {"importance": "taylor", "ratio": 0.3, "steps": 2, "samples": 64}
+    told = {"importance": "taylor", "ratio": 0.3, "steps": 2, "samples": 16}
     first, second = (prune(small, digits().train, seed=3, **told)[0] for _ in range(2))
 
     assert first.digest == second.digest
