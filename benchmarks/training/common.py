@@ -17,7 +17,7 @@ from app.catalog.passes import PASSES
 from app.measurements.compare import Interval
 from workers import passes
 from workers.assignment import DatasetFiles
-from workers.context import PassContext, Samples
+from workers.context import PassContext, Samples, Timing
 from workers.conversion import convert, open_model
 from workers.measure.processors import allowed_cpus, pin
 from workers.model_handle import ModelHandle
@@ -71,6 +71,7 @@ class Room:
         samples: Mapping[str, Samples],
         *,
         teacher: ModelHandle | None = None,
+        timing: Timing | None = None,
         seed: int = 0,
     ) -> tuple[ModelHandle, dict[str, Any]]:
         """A pass on a model, converted where the pass takes another format; the new model and the pass's facts."""
@@ -85,6 +86,7 @@ class Room:
             seed=seed,
             samples=samples,
             teacher=teacher or model,
+            timing=timing,
         )
         made = passes.registry.get(name)(model, spec.params.model_validate(params), ctx)
         return made, ctx.facts
