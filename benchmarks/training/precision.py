@@ -1,7 +1,7 @@
 """The same training in bf16 and in fp32: accuracy, and time as a ratio."""
 
 from benchmarks.table import table
-from benchmarks.training.common import accuracy, interval_text, one_thread, over_three, room
+from benchmarks.training.common import accuracy, interval_text, one_core, over_three, room
 from benchmarks.training.networks import residual
 from tests.accuracy import fashion
 
@@ -11,7 +11,11 @@ TRAINING = {"epochs": 3, "batch_size": 100, "learning_rate": 3e-3}
 
 def run() -> tuple[str, bool]:
     """The table, and whether accuracies differ by no more than seeds make them differ."""
-    one_thread()
+    with one_core():
+        return _run()
+
+
+def _run() -> tuple[str, bool]:
     held = fashion.data()
     scores: dict[str, list[float]] = {"fp32": [], "bf16": []}
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
@@ -34,6 +38,6 @@ def run() -> tuple[str, bool]:
     text = table(("Fashion-MNIST", "accuracy", "speed"), rows)
     text += (
         f"\n\nbf16 less fp32: {interval_text(apart)} points, three seeds, {SAMPLES:,} images, {TRAINING['epochs']} epochs, one "
-        "thread. A processor without bf16 instructions computes it slower than fp32."
+        "core. A processor without bf16 instructions computes it slower than fp32."
     )
     return text, apart.low <= 0 <= apart.high

@@ -1,7 +1,7 @@
 """Two processes beside one at the same batch over both: a step's gradients, the loss, the time."""
 
 from benchmarks.table import table
-from benchmarks.training.common import one_thread, room
+from benchmarks.training.common import room
 from benchmarks.training.networks import plain
 from tests.accuracy import fashion
 from workers.measure.processors import usable_processors
@@ -21,7 +21,6 @@ def run() -> tuple[str, bool]:
 
     from workers.torch.program import load_program
 
-    one_thread()
     held = fashion.data()
     seconds: dict[int, list[float]] = {1: [], 2: []}
     losses: dict[int, list[float]] = {}
