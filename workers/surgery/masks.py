@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, fx, nn
 
-from app.errors import IncompatibleRecipe, InvalidParams
+from app.errors import IncompatibleRecipe
+from workers.surgery.naming import called, check_ignored, is_ignored
 from workers.surgery.savings import fits_groups
 
 STAGE = "prune-weights"
@@ -33,8 +33,8 @@ def prunable(network: fx.GraphModule, ignore: Sequence[str], group: int | None =
         InvalidParams: a name or pattern in `ignore` is no such layer's.
         IncompatibleRecipe: nothing is left to prune.
     """
-    layers = _layers(network)
-    _check_ignored(ignore, layers)
+    layers = called(network, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear))
+    check_ignored(ignore, layers, "convolution and no linear layer", STAGE)
     embedded = {id(part.weight) for part in network.modules() if isinstance(part, nn.Embedding)}
     found = Prunable()
     taken: set[int] = set()
@@ -88,32 +88,13 @@ def apply(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         weight.masked_fill_(~masks[name], 0)
 
 
-def _layers(network: fx.GraphModule) -> dict[str, nn.Module]:
-    """Convolutions and linear layers that the graph calls, in its order."""
-    held = dict(network.named_modules())
-    called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
-    kinds = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
-    return {name: held[name] for name in called if isinstance(held[name], kinds)}
-
-
 def _weight(layer: nn.Module) -> nn.Parameter:
     assert isinstance(layer.weight, nn.Parameter)
     return layer.weight
 
 
-def _check_ignored(ignore: Sequence[str], layers: Mapping[str, nn.Module]) -> None:
-    for pattern in ignore:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise InvalidParams(
-                f"no convolution and no linear layer is called {pattern!r}",
-                stage=STAGE,
-                param="ignore",
-                hint=f"there are {', '.join(list(layers)[:_NAMED]) or 'none'}",
-            )
-
-
 def _reason(name: str, layer: nn.Module, ignore: Sequence[str], group: int | None) -> str | None:
-    if any(fnmatchcase(name, pattern) for pattern in ignore):
+    if is_ignored(name, ignore):
         return "is ignored"
     if group is None:
         return None

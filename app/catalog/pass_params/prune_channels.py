@@ -75,10 +75,12 @@ class PruneChannelsParams(Params):
         description="The least share of its channels that each layer keeps; one at least.",
     )
     round_to: int = Field(
-        default=1,
+        default=8,
         ge=1,
         le=1024,
-        description="Layers that lose channels keep a multiple of this many: 8 or 16 fill the vectors of most runtimes.",
+        description="Layers that lose channels keep a multiple of this many, and narrower ones all: kernels compute channels in "
+        "blocks, and half of the operations with odd numbers of channels take 0.9 of the time on ONNX Runtime, with multiples of 8 0.6. "
+        "1: any number.",
     )
     samples: int = Field(
         default=256,

@@ -51,7 +51,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "set-shapes": {"inputs": {"images": [None, 1, 8, 8]}},
     "distill": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
     "finetune": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},
-    "prune-channels": {"importance": "taylor", "ratio": 0.05},
+    "prune-channels": {"importance": "taylor", "ratio": 0.05, "round_to": 1},
     "depthwise-separable": {"multiplier": 6},
     "prune-weights": {"ratio": 0.2},
     "qat": {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "loader": LOADER},

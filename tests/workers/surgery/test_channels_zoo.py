@@ -114,7 +114,7 @@ def test_small_convolutional_networks(name: str, tmp_path: Path):
     check(model, couple(model), tmp_path)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def test_bert(attention: str, tmp_path: Path):
     torch.manual_seed(0)
     model = lifted(Bert(attention), 12, dtype="int64")

@@ -80,6 +80,7 @@ def test_more_filters_are_nearer():
     assert errors[-1] < 1e-6
 
 
+@torch.no_grad()
 def test_data_bring_it_nearer_to_what_the_layer_gives():
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 12, 3, padding=1)
