@@ -12,7 +12,16 @@ from app.catalog.formats import FORMATS
 from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
-from app.catalog.spec import ByParameter, FormatSpec, MetricSpec, PassSpec, RuntimeSpec, need_text
+from app.catalog.spec import (
+    ByParameter,
+    FormatSpec,
+    MetricSpec,
+    Need,
+    PassSpec,
+    RuntimeSpec,
+    WhereGiven,
+    need_text,
+)
 from app.http.paging import Page
 
 router = APIRouter(tags=["catalog"], route_class=SecuredRoute)
@@ -40,6 +49,13 @@ class ByParameterAnswer(BaseModel):
     values: dict[str, str] = Field(description="The precision by the parameter's value.")
 
 
+class ConditionAnswer(BaseModel):
+    """What a parameter must be."""
+
+    param: str = Field(description="The parameter's name.")
+    values: list[Any] | None = Field(description="Its values; null: any that is given.")
+
+
 class PassAnswer(BaseModel):
     """One transformation of a model."""
 
@@ -59,6 +75,9 @@ class PassAnswer(BaseModel):
     formats: list[str] = Field(description="Model formats that it takes.")
     inputs: dict[str, str] = Field(
         description="What it reads besides the model: role -> how much it needs it."
+    )
+    inputs_where: dict[str, ConditionAnswer] = Field(
+        description="Of the roles in `inputs`, those that are read only where a parameter says so."
     )
     over_2gb: bool = Field(description="Whether it works on models over 2 GB.")
 
@@ -135,6 +154,12 @@ def _by_parameter(spec: PassSpec) -> ByParameterAnswer | None:
     return ByParameterAnswer(param=spec.produces.param, values=values)
 
 
+def _condition(need: ByParameter[Need | None] | WhereGiven[Need]) -> ConditionAnswer:
+    if isinstance(need, WhereGiven):
+        return ConditionAnswer(param=need.param, values=None)
+    return ConditionAnswer(param=need.param, values=[value for value, one in need.values.items() if one])
+
+
 def _pass(spec: PassSpec) -> PassAnswer:
     return PassAnswer(
         name=spec.name,
@@ -148,6 +173,9 @@ def _pass(spec: PassSpec) -> PassAnswer:
         dialect=spec.dialect,
         formats=sorted(spec.formats),
         inputs={role: need_text(need) for role, need in spec.inputs.items()},
+        inputs_where={
+            role: _condition(need) for role, need in spec.inputs.items() if not isinstance(need, str)
+        },
         over_2gb=spec.over_2gb,
     )
 

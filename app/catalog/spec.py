@@ -113,7 +113,11 @@ def need_text(need: Need | ByParameter[Need | None] | WhereGiven[Need]) -> str:
         return need
     if isinstance(need, WhereGiven):
         return f"{need.value} where {need.param} is given"
-    return ", ".join(f"{one} where {need.param} is {value}" for value, one in need.values.items() if one)
+    kinds = dict.fromkeys(one for one in need.values.values() if one)
+    told = {
+        kind: " or ".join(str(value) for value, one in need.values.items() if one == kind) for kind in kinds
+    }
+    return ", ".join(f"{kind} where {need.param} is {values}" for kind, values in told.items())
 
 
 @dataclass(frozen=True)

@@ -128,11 +128,28 @@ def bind_data(
     passes: Sequence[Mapping[str, Any]], catalog: Sequence[Mapping[str, Any]], role: str, id_: str
 ) -> tuple[list[dict[str, Any]], bool]:
     """The steps with the dataset or model of this id in this role for every pass that reads some and names none; whether any did."""
-    takers = {spec["name"] for spec in catalog if role in spec["inputs"]}
+    specs = {spec["name"]: spec for spec in catalog}
     bound, used = [], False
     for step in passes:
-        if step.get("pass") in takers and role not in step.get("inputs", {}):
+        spec = specs.get(step.get("pass", ""))
+        if (
+            spec is not None
+            and role not in step.get("inputs", {})
+            and _reads(spec, role, step.get("params", {}))
+        ):
             step = {**step, "inputs": {**step.get("inputs", {}), role: id_}}
             used = True
         bound.append(dict(step))
     return bound, used
+
+
+def _reads(spec: Mapping[str, Any], role: str, params: Mapping[str, Any]) -> bool:
+    """Whether a pass reads data in this role with these parameters."""
+    if role not in spec["inputs"]:
+        return False
+    where = spec.get("inputs_where", {}).get(role)  # absent: from a service of before
+    if where is None:
+        return True
+    default = spec["params"].get("properties", {}).get(where["param"], {}).get("default")
+    value = params.get(where["param"], default)
+    return value is not None if where["values"] is None else value in where["values"]

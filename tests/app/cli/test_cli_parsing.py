@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.catalog.routes import list_passes
 from app.commands.common import USAGE, Failure
 from app.commands.parsing import bind_data, parse_pass, parse_targets, read_recipe
+
+ANYONE: Any = None  # the catalog is the same for all
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,27 @@ def test_calibration_goes_to_the_passes_that_take_it() -> None:
         {"pass": "static", "inputs": {"calibration": "dat_own"}},
     ]
     assert bind_data(passes[:1], catalog, "calibration", "dat_given") == (passes[:1], False)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "role", "read"),
+    [
+        ("prune-channels", {}, "train", False),
+        ("prune-channels", {"importance": "taylor"}, "train", True),
+        ("prune-channels", {"importance": "random"}, "train", False),
+        ("quantize-openvino", {}, "validation", False),
+        ("quantize-openvino", {"max_drop": 0.01}, "validation", True),
+        ("finetune", {}, "train", True),
+        ("finetune", {}, "calibration", False),
+    ],
+)
+def test_data_go_to_passes_that_read_them_with_these_parameters(
+    name: str, params: dict[str, object], role: str, read: bool
+) -> None:
+    catalog = [one.model_dump(mode="json") for one in list_passes(ANYONE).items]
+    bound, used = bind_data([{"pass": name, "params": params}], catalog, role, "dat_given")
+    assert used is read
+    assert bound[0].get("inputs", {}) == ({role: "dat_given"} if read else {})
 
 
 def test_recipe_alone_and_inside_a_manifest(tmp_path: Path) -> None:
