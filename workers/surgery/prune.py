@@ -27,7 +27,8 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
     """A smaller network with the same signature; the given one is changed. `time` measures a candidate, see `context.Timing`.
 
     Facts: `units` {removable, removed}, `layers` [{name, kind, channels, parameters, flops: {before, after}}], `parameters`,
-    `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], shares each.
+    `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], shares each, and
+    `latency_left`, that of the one that was taken.
 
     Raises:
         InvalidParams, IncompatibleRecipe, InvalidDataset, SignatureMismatch, InvalidModel: see `couple`, `scores_of`, `targets`.
@@ -126,13 +127,15 @@ def _chosen(
     if what == "latency" and number == steps:
         assert time is not None
         measured, tries = time, ctx.facts.setdefault("latency", [])
-        return by_latency(
+        reached = by_latency(
             choice,
             lambda units: trial.share("flops", units),
             lambda units: measured(trial.without(units)),
             share,
             tries.append,
-        ).units
+        )
+        ctx.facts["latency_left"] = reached.share
+        return reached.units
     what = "flops" if what == "latency" else what
     return by_cost(choice, lambda units: trial.share(what, units), share, what).units
 
@@ -180,7 +183,7 @@ def _tell(before: _Costs, after: _Costs, params: PruneChannelsParams, ctx: PassC
         ctx.say(f"Channels: {'; '.join(narrower)}.")
     if tries := ctx.facts.get("latency"):
         ctx.say(
-            f"Latency on the target: {tries[-1]['latency']:.1%} of what it was, found in {len(tries)} tries."
+            f"Latency on the target: {ctx.facts['latency_left']:.1%} of what it was, found in {len(tries)} tries."
         )
     if units["removed"] == 0 and (params.target is not None or params.share > 0):
         ctx.warn("nothing was pruned: the layers are too narrow for so small a share, or for `round_to`")

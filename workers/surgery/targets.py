@@ -1,6 +1,6 @@
 """How many units must go until a network costs a share of what it did."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, floor, log
 from typing import Any
@@ -12,6 +12,9 @@ from workers.surgery.choice import Choice
 
 LATENCY_TOLERANCE = 0.05
 MOST_TRIES = 8  # of latency: each is a build and a measurement
+ROUNDING = 1e-9  # of shares
+
+Try = tuple[float, float, set[int]]  # shares of FLOPs and of latency without these units
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,20 @@ def by_latency(
 ) -> Reached:
     """Units that leave a share of the latency, within `LATENCY_TOLERANCE` of it; `time` tells its share for units that go.
 
-    FLOPs are the way there: latency is taken for a power of them between the tries that lie around the share. Each try is told.
+    FLOPs are the way there: latency is taken for a power of them between the tries that lie around the share. Each try is told. Where
+    no network lies so near the share, as units that go together are coarse, it is the nearest that is faster.
 
     Raises:
         IncompatibleRecipe: the share is out of reach; the nearest one is told.
     """
     if share == 1:
         return Reached(set(), 1.0)
-    tried: list[tuple[float, float, set[int]]] = [(1.0, 1.0, set())]  # FLOPs, latency, units
+    tried: list[Try] = []
     least = cost(choice.first(len(choice.order)))
     flops = share
     for _ in range(MOST_TRIES):
-        units = by_cost(choice, cost, max(flops, least), "flops").units
-        if any(units == known for *_, known in tried):
+        units = _untried(choice, cost, flops, least, tried, share)
+        if units is None:
             break
         found = time(units)
         tried.append((cost(units), found.value, units))
@@ -89,24 +93,45 @@ def by_latency(
         if abs(found.value / share - 1) <= LATENCY_TOLERANCE:
             break
         flops = _next(tried, share, least)
-    _, reached, units = min(tried, key=lambda one: abs(log(one[1] / share)))
-    if reached > share * (1 + LATENCY_TOLERANCE):
-        raise _out_of_reach("latency", share, reached)
+    fast = [one for one in tried if one[1] <= share * (1 + LATENCY_TOLERANCE)]
+    if not fast:
+        raise _out_of_reach("latency", share, min(one[1] for one in tried))
+    _, reached, units = min(fast, key=lambda one: abs(log(one[1] / share)))
     return Reached(units, reached)
 
 
-def _next(tried: Iterable[tuple[float, float, set[int]]], share: float, least: float) -> float:
+def _untried(
+    choice: Choice,
+    cost: Callable[[set[int]], float],
+    flops: float,
+    least: float,
+    tried: Sequence[Try],
+    share: float,
+) -> set[int] | None:
+    """Units that leave at most these FLOPs; where those were tried, as few as leave less than the nearest try that was too slow."""
+    slower, _ = _slower(tried, share)
+    for most in (flops, slower * (1 - ROUNDING)):
+        units = by_cost(choice, cost, max(most, least), "flops").units
+        if all(units != known for *_, known in tried):
+            return units
+    return None
+
+
+def _slower(tried: Iterable[Try], share: float) -> tuple[float, float]:
+    """FLOPs and latency of the nearest try that is too slow; of the whole network, if none is."""
+    return min(
+        ((one[0], one[1]) for one in tried if one[1] > share), key=lambda one: one[1], default=(1.0, 1.0)
+    )
+
+
+def _next(tried: Sequence[Try], share: float, least: float) -> float:
     """The FLOPs at which the power that runs through the nearest tries above and below the share meets it."""
-    slower = min((one for one in tried if one[1] > share), key=lambda one: one[1])
+    more, long = _slower(tried, share)
     faster = max((one for one in tried if one[1] <= share), key=lambda one: one[1], default=None)
     if faster is None:  # none is fast enough yet: go on from the fastest
-        power = (
-            min(1.0, max(log(slower[1]) / log(slower[0]), 0.25))
-            if 0 < slower[0] < 1 and slower[1] < 1
-            else 0.5
-        )
-        return max(least, slower[0] * exp(log(share / slower[1]) / power))
-    (more, long, _), (few, short, _) = slower, faster
+        power = min(1.0, max(log(long) / log(more), 0.25)) if 0 < more < 1 and long < 1 else 0.5
+        return max(least, more * exp(log(share / long) / power))
+    few, short, _ = faster
     if more <= few:
         return (more + few) / 2
     at = log(share / short) / log(long / short)
