@@ -11,10 +11,10 @@ from workers.measure.launched import EngineUnderTest
 from workers.model_handle import ModelHandle
 
 EAGER, RUNTIME = "torch-eager", "onnxruntime-cpu"
-SAMPLES, CALIBRATED = 15_000, 512
-FIRST = {"epochs": 4, "batch_size": 100, "learning_rate": 5e-3}
+SAMPLES, CALIBRATED = 12_000, 512
+FIRST = {"epochs": 8, "batch_size": 100, "learning_rate": 5e-3}
 PRUNED = {"importance": "taylor", "target": "flops", "to": 0.5, "round_to": 16}
-DISTILLED = {"epochs": 3, "batch_size": 100, "learning_rate": 3e-3}
+DISTILLED = {"epochs": 5, "batch_size": 100, "learning_rate": 3e-3}
 LEAST_TIMES, LEAST_SMALLER, MOST_LOST = 8.0, 6.0, 1.0
 IN_PYTORCH, ORIGINAL, CHAIN = "fp32, in PyTorch", "fp32", "… `quantize-static`"
 
