@@ -118,22 +118,23 @@ def _untried(
 
 
 def _slower(tried: Iterable[Try], share: float) -> tuple[float, float]:
-    """FLOPs and latency of the nearest try that is too slow; of the whole network, if none is."""
-    return min(
-        ((one[0], one[1]) for one in tried if one[1] > share), key=lambda one: one[1], default=(1.0, 1.0)
-    )
+    """FLOPs and latency of the try with the fewest FLOPs that is too slow and has more than every one that is fast enough.
+
+    Of the whole network, if there is none. Fewer FLOPs are not always faster: kernels compute some widths better than others.
+    """
+    listed = list(tried)
+    most = max((one[0] for one in listed if one[1] <= share), default=0.0)
+    return min(((one[0], one[1]) for one in listed if one[1] > share and one[0] > most), default=(1.0, 1.0))
 
 
 def _next(tried: Sequence[Try], share: float, least: float) -> float:
     """The FLOPs at which the power that runs through the nearest tries above and below the share meets it."""
     more, long = _slower(tried, share)
-    faster = max((one for one in tried if one[1] <= share), key=lambda one: one[1], default=None)
-    if faster is None:  # none is fast enough yet: go on from the fastest
+    faster = max((one for one in tried if one[1] <= share), key=lambda one: one[0], default=None)
+    if faster is None:  # none is fast enough yet: go on from the smallest
         power = min(1.0, max(log(long) / log(more), 0.25)) if 0 < more < 1 and long < 1 else 0.5
         return max(least, more * exp(log(share / long) / power))
     few, short, _ = faster
-    if more <= few:
-        return (more + few) / 2
     at = log(share / short) / log(long / short)
     return exp(log(few) + min(max(at, 0.1), 0.9) * log(more / few))
 

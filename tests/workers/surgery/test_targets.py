@@ -62,3 +62,19 @@ def test_leaves_the_nearest_that_is_faster_where_none_is_near(portion: int, powe
 def test_tells_the_least_latency_where_none_is_fast_enough():
     with pytest.raises(IncompatibleRecipe, match=r"0\.6 of the latency is out of reach: 0\.703 is the least"):
         looked_for(0.6, 1, 1.0, floor=0.7)
+
+
+def test_goes_on_where_fewer_operations_are_not_faster():
+    """As where kernels compute some widths better than others."""
+    choice: Any = Coarse(1)
+
+    def cost(units: set[int]) -> float:
+        return 1 - len(units) / 101
+
+    def time(units: set[int]) -> Interval:
+        flops = cost(units)
+        value = flops if flops < 0.45 else 0.8 + 0.02 * (0.65 - flops) if flops < 0.7 else flops**0.5
+        return Interval(value, value, value)
+
+    assert by_latency(choice, cost, time, 0.4, lambda _: None).share == pytest.approx(0.4, rel=0.05)
+    assert by_latency(choice, cost, time, 0.7, lambda _: None).share < 0.46
