@@ -20,7 +20,8 @@ import openvino as openvino  # noqa: E402
 
 from workers.openvino_signals import careful  # noqa: E402
 
-openvino.Core = careful(openvino.Core)  # in the library's own place: NNCF makes cores too
+# in both of the library's own places: NNCF makes cores too, itself and by `openvino.compile_model`
+openvino.Core = openvino._ov_api.Core = careful(openvino.Core)
 
 
 @contextlib.contextmanager
