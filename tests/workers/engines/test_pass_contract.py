@@ -153,8 +153,9 @@ def test_two_processes_give_the_same_bytes(cnn: Network, mlp: Network, tmp_path:
     """Python's hash seed, which differs between processes, orders sets: it must not reach the model."""
     networks = {"cnn": cnn, "mlp": mlp}
     folders = {name: str(network.model.root.parent) for name, network in networks.items()}
+    cases = [(name, network) for name, network in CASES if network == "cnn" or "onnx" in PASSES[name].formats]
     passes_of = {
-        folder: [name for name, taken in CASES if taken == network] for network, folder in folders.items()
+        folder: [name for name, taken in cases if taken == network] for network, folder in folders.items()
     }
     digests = []
     for seed in ("1", "2"):
@@ -167,7 +168,7 @@ def test_two_processes_give_the_same_bytes(cnn: Network, mlp: Network, tmp_path:
         digests.append(json.loads(done.stdout.splitlines()[-1]))
 
     assert digests[0] == digests[1]
-    assert set(digests[0]) == {f"{folders[network]} {name}" for name, network in CASES}
+    assert set(digests[0]) == {f"{folders[network]} {name}" for name, network in cases}
 
 
 @pytest.mark.parametrize("name", NAMES)
