@@ -1,10 +1,15 @@
 """Two processes beside one at the same batch over both: a step's gradients, the loss, the time."""
 
+import torch
+from torch import Tensor
+
 from benchmarks.table import table
 from benchmarks.training.common import room
 from benchmarks.training.networks import plain
 from tests.accuracy import fashion
 from workers.measure.processors import usable_processors
+from workers.model_handle import ModelHandle
+from workers.torch.program import load_program
 
 SAMPLES, TURNS = 6000, 3
 TRAINING = {
@@ -17,10 +22,6 @@ BAND = 0.02  # of the loss in each epoch
 
 def run() -> tuple[str, bool]:
     """The table, and whether gradients and losses agree."""
-    import torch
-
-    from workers.torch.program import load_program
-
     held = fashion.data()
     seconds: dict[int, list[float]] = {1: [], 2: []}
     losses: dict[int, list[float]] = {}
@@ -32,8 +33,8 @@ def run() -> tuple[str, bool]:
         for processes in (1, 2):
             params = {**TRAINING, "epochs": 1, "distributed": {"processes": processes}}
             made, _ = place.apply("finetune", model, params, one_batch)
-            moved[processes] = dict(load_program(made.path).program.named_parameters())
-        before = dict(load_program(model.path).program.named_parameters())
+            moved[processes] = weights(made)
+        before = weights(model)
         apart = max(
             float(
                 torch.linalg.vector_norm(moved[2][name] - moved[1][name])
@@ -61,3 +62,8 @@ def run() -> tuple[str, bool]:
     text = table(("two processes beside one", ""), rows)
     text += "\n\nOne process computes with as many threads as there are processors; so the second process brings what threads leave."
     return text, apart <= MOST_APART and band <= BAND
+
+
+def weights(model: ModelHandle) -> dict[str, Tensor]:
+    """A program's parameters by name."""
+    return {name: one.detach() for name, one in load_program(model.path).program.named_parameters()}

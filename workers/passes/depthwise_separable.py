@@ -73,8 +73,8 @@ def _convolutions(
     """What can be replaced, and why the others cannot."""
     from math import prod
 
-    from workers.surgery.factoring import shared
-    from workers.surgery.naming import called, check_ignored, is_ignored
+    from workers.surgery.factoring import obstacle, shared
+    from workers.surgery.naming import called, check_ignored
     from workers.surgery.separable import CONVOLUTIONS
 
     held = called(network, CONVOLUTIONS)
@@ -85,16 +85,14 @@ def _convolutions(
     left_out: dict[str, str] = {}
     for name, layer in held.items():
         assert isinstance(layer, CONVOLUTIONS)
-        if is_ignored(name, params.ignore):
-            left_out[name] = "is ignored"
+        if (reason := obstacle(name, layer, params.ignore, taken, SPEC.name)) is not None:
+            left_out[name] = reason
         elif prod(layer.kernel_size) == 1:
             left_out[name] = "has a kernel of one place"
         elif layer.weight.shape[1] == 1:
             left_out[name] = "reads one channel for each output"
         elif name == first and not params.first_layer:
             left_out[name] = "is the first (`first_layer`)"
-        elif name in taken:
-            left_out[name] = "shares its weight with another layer"
         else:
             found[name] = layer
     return found, left_out
@@ -111,6 +109,8 @@ def _chosen(
     Raises:
         IncompatibleRecipe: all of them do not save enough, or none is near enough.
     """
+    from workers.surgery.factoring import at_least
+
     saved = {
         name: before[name].flops * (1 - one.weights / convolutions[name].weight.numel())
         for name, one in made.items()
@@ -119,10 +119,10 @@ def _chosen(
     if params.max_error is not None:
         order = [name for name in order if made[name].error <= params.max_error]
         if not order:
-            nearest = min(made, key=lambda name: made[name].error)
+            best = min(made, key=lambda name: made[name].error)
             raise IncompatibleRecipe(
-                f"no layer can be replaced within an error of {params.max_error:g}: the nearest is {nearest} with "
-                f"{made[nearest].error:.3g}",
+                f"no layer can be replaced within an error of {params.max_error:g}: the nearest is {best} with "
+                f"{made[best].error:.3g}",
                 stage=SPEC.name,
                 param="max_error",
                 hint="allow a larger max_error, or a larger multiplier",
@@ -139,10 +139,11 @@ def _chosen(
         chosen.add(name)
         reached += saved[name]
     if reached < wanted:
+        nearest = at_least(1 - reached / total)
         raise IncompatibleRecipe(
-            f"replacing {len(order)} convolutions leaves {1 - reached / total:.3f} of the operations, more than {params.keep_flops:g}",
+            f"replacing {len(order)} convolutions leaves {nearest} of the operations, more than {params.keep_flops:g}",
             stage=SPEC.name,
             param="keep_flops",
-            hint=f"ask for {1 - reached / total:.3f} or more, a lower multiplier, a larger max_error, or add `prune-channels`",
+            hint=f"ask for {nearest} or more, a lower multiplier, a larger max_error, or add `prune-channels`",
         )
     return chosen

@@ -85,10 +85,10 @@ def _layers(
 
     from torch import nn
 
-    from workers.surgery.factoring import shared
+    from workers.surgery.factoring import obstacle, shared
     from workers.surgery.low_rank import KINDS as TYPES
     from workers.surgery.low_rank import break_even
-    from workers.surgery.naming import called, check_ignored, is_ignored
+    from workers.surgery.naming import called, check_ignored
 
     def fits(layer: nn.Module) -> bool:
         if isinstance(layer, nn.Linear):
@@ -103,10 +103,8 @@ def _layers(
     left_out: dict[str, str] = {}
     for name, layer in layers.items():
         assert isinstance(layer, TYPES)
-        if is_ignored(name, params.ignore):
-            left_out[name] = "is ignored"
-        elif name in taken:
-            left_out[name] = "shares its weight with another layer"
+        if (reason := obstacle(name, layer, params.ignore, taken, SPEC.name)) is not None:
+            left_out[name] = reason
         elif break_even(layer) < 1:
             left_out[name] = "is too narrow"
         else:
@@ -122,6 +120,7 @@ def _ranks(
     Raises:
         IncompatibleRecipe: `keep_parameters` is out of reach.
     """
+    from workers.surgery.factoring import at_least
     from workers.surgery.low_rank import break_even, least, ranks_under
 
     if params.keep_parameters is None:
@@ -137,11 +136,11 @@ def _ranks(
         ranks_under(spectra, costs, whole, int(params.keep_parameters * parameters) - others) if held else {}
     )
     if found is None:
-        nearest = (others + least(costs, whole)) / parameters
+        nearest = at_least((others + least(costs, whole)) / parameters)
         raise IncompatibleRecipe(
-            f"at rank 1 everywhere {nearest:.3f} of the parameters stay, more than {params.keep_parameters:g}",
+            f"at rank 1 everywhere {nearest} of the parameters stay, more than {params.keep_parameters:g}",
             stage=SPEC.name,
             param="keep_parameters",
-            hint=f"ask for more than {nearest:.3f}, or add `prune-channels`: embeddings, norms and other convolutions stay as they are",
+            hint=f"ask for {nearest} or more, or add `prune-channels`: embeddings, norms and other convolutions stay as they are",
         )
     return found

@@ -1,17 +1,19 @@
 """What the passes that put two layers in place of one have in common: opening, replacing, writing, telling."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from app.errors import InvalidModel
 from workers.context import PassContext
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.surgery import written
 from workers.surgery.counting import LayerCount, layers
-from workers.surgery.naming import some
+from workers.surgery.naming import is_ignored, some
 from workers.surgery.replacing import replace
 from workers.torch.lift import lift
 from workers.torch.model import TorchModel
@@ -35,13 +37,41 @@ def opened(model: ModelHandle) -> tuple[TorchModel, fx.GraphModule]:
 
 def shared(network: fx.GraphModule) -> set[str]:
     """Layers with a weight that another layer, or the graph itself, reads too."""
-    counts: Counter[int] = Counter()
     owners: dict[int, list[str]] = {}
     for name, module in network.named_modules():
         for parameter in module.parameters(recurse=False):
-            counts[id(parameter)] += 1
             owners.setdefault(id(parameter), []).append(name)
-    return {name for key, names in owners.items() if counts[key] > 1 for name in names}
+    read = {str(node.target).rpartition(".")[0] for node in network.graph.nodes if node.op == "get_attr"}
+    return read.union(*(names for names in owners.values() if len(names) > 1))
+
+
+def obstacle(
+    name: str, layer: nn.Module, ignore: Sequence[str], taken: Collection[str], stage: str
+) -> str | None:
+    """Why nothing can be put in place of a layer, whatever its shape; None: it can.
+
+    Raises:
+        InvalidModel: its weights hold NaN or infinity.
+    """
+    if is_ignored(name, ignore):
+        return "is ignored"
+    if name in taken:
+        return "shares its weight with another layer"
+    if any(True for _ in layer.children()):
+        return "holds layers of its own"
+    if not all(bool(torch.isfinite(one).all()) for one in layer.parameters()):
+        raise InvalidModel(
+            f"the weights of {name} hold NaN or infinity",
+            stage=stage,
+            node=name,
+            hint="upload the network as it was before its training diverged",
+        )
+    return None
+
+
+def at_least(share: float) -> str:
+    """A share that can be asked for where this one is the least: rounded up."""
+    return f"{ceil(share * 1000) / 1000:.3f}"
 
 
 def reasons(left_out: Mapping[str, str]) -> str:

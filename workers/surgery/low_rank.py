@@ -17,7 +17,7 @@ from workers.surgery.observing import channels_last
 
 Narrowable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-WIDEST = 8192  # of the narrower side: beyond, the components of outputs take too much memory, and weights alone are asked
+WIDEST = 4096  # of the narrower side: beyond, the components of outputs take too much memory, and weights alone are asked
 UNSEEN = 0.01  # the share of the weights' own components, for directions that no sample showed
 
 
@@ -80,29 +80,34 @@ class Outputs:
         self._count += len(rows)
 
     def spectrum(self) -> Spectrum:
-        """The components of the outputs, a little of the weights' own mixed in."""
+        """The components of the outputs: around their mean where the layer has a bias, which takes it up, else around 0.
+
+        A little of the weights' own components decides where data say nothing; energies are those of the data.
+        """
         weights = matrix(self._layer)
         mean = self._sum / max(self._count, 1)
-        spread = self._moments / max(self._count, 1) - torch.outer(mean, mean)
+        bias = self._layer.bias
+        spread = self._moments / max(self._count, 1)
+        if bias is not None:
+            spread = spread - torch.outer(mean, mean)
         own = weights @ weights.T
         if self._of_inputs:
             spread = weights @ spread @ weights.T
-            bias = self._layer.bias
             mean = weights @ mean + (0 if bias is None else bias.detach().double())
         total, alone = spread.trace().clamp_min(1e-300), own.trace().clamp_min(1e-300)
-        mixed = (1 - UNSEEN) * spread / total + UNSEEN * own / alone
-        energies, vectors = torch.linalg.eigh(mixed)
-        most = min(weights.shape)
-        return Spectrum(vectors.flip(1)[:, :most], energies.flip(0)[:most].clamp_min(0), mean)
+        _, vectors = torch.linalg.eigh((1 - UNSEEN) * spread / total + UNSEEN * own / alone)
+        vectors = vectors.flip(1)[:, : min(weights.shape)]
+        energies = ((spread @ vectors) * vectors).sum(0).clamp_min(0)
+        order = energies.argsort(descending=True, stable=True)
+        return Spectrum(vectors[:, order], energies[order], None if bias is None else mean)
 
 
 def narrowed(layer: Narrowable, spectrum: Spectrum, rank: int) -> dict[str, nn.Module]:
     """`first` and `second`: what takes the layer's place."""
     vectors = spectrum.vectors[:, :rank] * _signs(spectrum.vectors[:, :rank])
     bias = None if layer.bias is None else layer.bias.detach().double()
-    if spectrum.mean is not None:
-        given = bias if bias is not None else torch.zeros_like(spectrum.mean)
-        bias = vectors @ (vectors.T @ (given - spectrum.mean)) + spectrum.mean
+    if spectrum.mean is not None and bias is not None:
+        bias = vectors @ (vectors.T @ (bias - spectrum.mean)) + spectrum.mean
     first, second = _layers(layer, rank, bias is not None)
     with torch.no_grad():
         first.weight.copy_((vectors.T @ matrix(layer)).reshape(first.weight.shape))

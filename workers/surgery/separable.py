@@ -17,7 +17,8 @@ from workers.surgery.observing import channels_last
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-RIDGE = 1e-6  # of the features' mean power: filters that give nearly the same share what they explain
+RIDGE = 1e-6  # of the features' mean power: what data say little of stays as it was
+CONSTANT = 1e-9  # outputs whose variance is less of their power than this have none
 
 
 @dataclass
@@ -116,15 +117,29 @@ class Mixing:
         features, both = self._features[:, :size, :size], self._both[:, :size]
         mean = features.diagonal(dim1=1, dim2=2).mean(1)
         ridge = torch.eye(size, dtype=torch.float64) * (RIDGE * mean.clamp_min(1e-12))[:, None, None]
-        fitted = torch.linalg.solve(features + ridge, both)  # [groups, inputs (and one), outputs]
+        fitted = torch.linalg.solve(
+            features + ridge, both + ridge @ self._start(size)
+        )  # [groups, inputs (and one), outputs]
         weights = fitted[:, : self._inputs].transpose(1, 2)
         self._made.pointwise.weight.copy_(weights.reshape(self._made.pointwise.weight.shape))
         if bias is not None:
             bias.copy_(fitted[:, -1].flatten())
         left = self._power - 2 * (fitted * both).sum((1, 2)) + (fitted * (features @ fitted)).sum((1, 2))
-        self._made.error = sqrt(max(0.0, float(left.sum() / self._spread())))
+        power, spread = float(self._power.sum()), self._spread()
+        measure = spread if spread > CONSTANT * power else power
+        self._made.error = sqrt(max(0.0, float(left.sum())) / measure) if measure > 0 else 0.0
+
+    def _start(self, size: int) -> Tensor:
+        """The mixing as it was, which stays where the data say nothing: [groups, inputs (and one), outputs]."""
+        groups = self._layer.groups
+        pointwise = self._made.pointwise
+        weights = pointwise.weight.double().reshape(groups, self._outputs, self._inputs).transpose(1, 2)
+        if size == self._inputs:
+            return weights
+        assert pointwise.bias is not None
+        return torch.cat([weights, pointwise.bias.double().reshape(groups, 1, self._outputs)], 1)
 
     def _spread(self) -> float:
         """The outputs' variance, summed over places: an error of 1 is that of the mean alone."""
         sums = self._both[:, -1]
-        return max(float(self._power.sum() - sums.square().sum() / max(self._count, 1)), 1e-300)
+        return float(self._power.sum() - sums.square().sum() / max(self._count, 1))

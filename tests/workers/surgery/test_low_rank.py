@@ -1,5 +1,6 @@
 """Layers as two narrow ones: the components, the ranks, and which layers the pass takes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.errors import IncompatibleRecipe, InvalidParams
+from app.errors import IncompatibleRecipe, InvalidModel, InvalidParams
 from tests.workers.surgery.trials import Trial, trial
 from workers.surgery.counting import layers, totals
 from workers.surgery.low_rank import Outputs, break_even, narrowed, of_weights, ranks_under
@@ -25,6 +26,31 @@ LAYERS = {
     "one-axis": lambda: nn.Conv1d(10, 14, 1),
     "three-axes": lambda: nn.Conv3d(14, 10, 1),
 }
+
+
+class Watched(nn.Module):
+    """A layer whose weight is read elsewhere too, one that holds layers of its own, and a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.plain = nn.Linear(24, 24), nn.Linear(24, 24, bias=False)
+        self.adapted = Adapted(24, 24)
+        self.last = nn.Linear(24, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.one(rows)) + self.one.weight.abs().sum()
+        return self.last(self.adapted(torch.relu(self.plain(hidden))))
+
+
+class Adapted(nn.Linear):
+    """A linear layer with a narrow one beside it."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Linear(inputs, 2, bias=False), nn.Linear(2, outputs, bias=False)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows) + self.up(self.down(rows))
 
 
 class Tied(nn.Module):
@@ -106,6 +132,8 @@ def test_data_keep_what_the_inputs_use(inputs: int, outputs: int):
         return float((parts["second"](parts["first"](values)) - wanted).square().mean().sqrt())
 
     assert apart(gathered.spectrum()) < 0.01 * float(wanted.std())
+    assert gathered.spectrum().rank_of(0.9999) == 3
+    assert gathered.spectrum().error(3) < 0.01
     assert apart(of_weights(layer)) > 0.1 * float(wanted.std())
 
 
@@ -168,6 +196,45 @@ def test_data_are_asked_where_they_are_given(tied: Trial):
     assert ctx.facts["surgery"]["fitted_on"] == "data"
     apart = [abs(tied.run(made, rows=rows)["scores"] - wanted).mean() for made in (on_data, on_weights)]
     assert apart[0] < 0.5 * apart[1]
+
+
+def test_layers_that_others_need_stay(tmp_path: Path):
+    torch.manual_seed(0)
+    watched = trial(tmp_path, "low-rank", Watched(), ROWS, SCORES)
+    _, ctx = watched.apply(rank=3, ignore=["last"])
+    left = {row["name"]: row["reason"] for row in ctx.facts["surgery"]["left_out"]}
+
+    assert {row["name"] for row in ctx.facts["surgery"]["layers"]} == {"plain"}
+    assert left["one"] == "shares its weight with another layer"
+    assert left["adapted"] == "holds layers of its own"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_total_is_reached_on_data_where_layers_have_no_bias(share: float, tmp_path: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Linear(24, 24, bias=False) for _ in range(2)), nn.Linear(24, 3, bias=False))
+    plain = trial(tmp_path, "low-rank", network, ROWS, SCORES)
+    rows = torch.randn(30, 4, 24).numpy()
+    _, ctx = plain.apply({"calibration": {"rows": rows}}, keep_parameters=share)
+    before, after = ctx.facts["surgery"]["parameters"]
+
+    assert after <= share * before
+
+
+def test_the_share_that_is_told_as_the_nearest_can_be_had(tied: Trial):
+    with pytest.raises(IncompatibleRecipe) as raised:
+        tied.apply(keep_parameters=0.01)
+    (nearest,) = re.findall(r"ask for (0\.\d+) or more", raised.value.hint or "")
+    tied.apply(keep_parameters=float(nearest))
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path):
+    network = Tied()
+    network.back.weight[3, 4] = float("nan")
+    broken = trial(tmp_path, "low-rank", network, ROWS, SCORES)
+
+    with pytest.raises(InvalidModel, match="weights of back hold NaN"):
+        broken.apply(rank=3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Convolutions as depthwise and pointwise ones: the factors, and which layers the pass takes."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,40 @@ def test_data_bring_it_nearer_to_what_the_layer_gives():
     assert after < 0.7 * before
     spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().mean()
     assert made.error == pytest.approx(float((after / spread).sqrt()), rel=1e-3)
+
+
+@torch.no_grad()
+def test_channels_that_data_do_not_show_stay_as_they_were():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 12, 3, padding=1)
+    values = torch.randn(8, 8, 9, 9)
+    values[:, 5] = 0
+    made = factors(layer, 1)
+    before = made.pointwise.weight[:, 5].clone()
+    mixing = Mixing(layer, made)
+    mixing(values, layer(values))
+    mixing.settle()
+
+    torch.testing.assert_close(made.pointwise.weight[:, 5], before)
+
+
+@torch.no_grad()
+def test_outputs_that_never_change_have_no_error():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3)
+    made = factors(layer, 1)
+    mixing = Mixing(layer, made)
+    mixing(torch.zeros(2, 4, 8, 8), layer(torch.zeros(2, 4, 8, 8)))
+    mixing.settle()
+
+    assert made.error == pytest.approx(0, abs=1e-3)
+
+
+def test_the_share_that_is_told_as_the_nearest_can_be_had(cnn: Trial):
+    with pytest.raises(IncompatibleRecipe) as raised:
+        cnn.apply(keep_flops=0.05)
+    (nearest,) = re.findall(r"ask for (0\.\d+) or more", raised.value.hint or "")
+    cnn.apply(keep_flops=float(nearest))
 
 
 def test_what_is_left_is_counted_and_named(cnn: Trial):
