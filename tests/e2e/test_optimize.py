@@ -171,6 +171,7 @@ def test_evaluation_data_that_passes_have_read_are_warned_of(
     )
 
 
+@pytest.mark.slow
 def test_silero_with_its_control_flow(service: Service) -> None:
     data = service.dataset("speech", **speech())
     model = service.model(packaged("silero_vad", "data/silero_vad.onnx"))
@@ -196,6 +197,7 @@ def test_magika_by_the_preset(service: Service) -> None:
     assert run_alone(service.bundle(job))["ok"]
 
 
+@pytest.mark.slow
 def test_rapidocr_with_a_free_width(service: Service) -> None:
     data = service.dataset("lines", **lines(8))
     model = service.model(packaged("rapidocr", "models/PP-OCRv6_rec_small.onnx"))
@@ -205,6 +207,7 @@ def test_rapidocr_with_a_free_width(service: Service) -> None:
     assert run_alone(service.bundle(job))["ok"]
 
 
+@pytest.mark.slow
 def test_minilm_with_eight_bit_weights(service: Service, tmp_path: Path) -> None:
     import torch
     from transformers import BertModel
