@@ -1,5 +1,6 @@
 """Batches read ahead by other processes, or not, and how long the device waited for them."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,13 @@ class Loader:
         self._waited = self._used = 0.0
         self._samples = 0
         self._told: list[str] = []
+        if not _can_share():
+            self._most = 0
+            if self._workers:
+                self._workers = 0
+                self._told.append(
+                    "no process reads ahead: this worker's sandbox has no namespaces, so its jobs have no memory to share."
+                )
 
     def read(self, wanted: Iterable[Wanted]) -> Iterator[Batch]:
         """The batches, on the device. Raises what is wrong with a sample, by its number."""
@@ -133,6 +141,15 @@ class Loader:
         if self._device.type == "cuda":
             return values.pin_memory().to(self._device, non_blocking=True)
         return values
+
+
+def _can_share() -> bool:
+    """Whether processes can share locks: they lie in /dev/shm, which a job has only in a mount namespace of its own."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError:
+        return False
+    return True
 
 
 def _as_arrays(read: Any) -> Any:

@@ -103,3 +103,12 @@ def test_processes_read_ahead_where_no_socket_of_a_file_could_be(tmp_path: Path)
         "steps": STEPS,
         "problem": None,
     }
+
+
+def test_nobody_reads_ahead_where_there_is_no_memory_to_share(tmp_path: Path) -> None:
+    said = train(tmp_path, pictures, frozenset({"namespaces"}), loader={"workers": 1})
+    assert {name: said.get(name) for name in ("type", "steps", "problem")} == {
+        "type": "result",
+        "steps": STEPS,
+        "problem": None,
+    }
