@@ -1,0 +1,78 @@
+"""What a runtime's profiler saw, before anybody says what it means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from app.catalog.spec import Params
+from workers.runtimes.base import Engine, Feeds
+
+TraceKind = Literal["chrome", "flamegraph", "runtime"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A node, a kernel, or a group of fused nodes; times of one inference.
+
+    `sources` are the nodes of the model that the engine was built from (its ONNX graph, its exported program), as far as the
+    runtime tells: `origin.py` leads them on to the layers of the model that was uploaded.
+    """
+
+    name: str
+    operator: str
+    calls: float
+    mean_ms: float
+    precision: str | None = None
+    place: str | None = None
+    output: tuple[int, ...] | None = None
+    sources: tuple[str, ...] = ()
+    flops: int | None = None
+    moved_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A file that a viewer opens: `chrome` in Perfetto, `flamegraph` in speedscope, `runtime` in the runtime's own tool."""
+
+    kind: TraceKind
+    path: Path
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to profile: untimed runs first, then as many as fit into `seconds`, at least `least_runs`, at most `most_runs`."""
+
+    seconds: float = 5.0
+    warm_up_seconds: float = 0.5
+    least_runs: int = 10
+    most_runs: int = 500
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a profiler saw of an engine. `run_ms` are whole runs with the profiler at work."""
+
+    rows: list[Row]
+    run_ms: list[float]
+    traces: list[Trace] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
+    memory: list[dict[str, Any]] = field(default_factory=list)  # {operator, bytes}, the largest first
+
+
+class Profiler(Protocol):
+    """One file a runtime implements this, registered by `@profiles(NAME)`."""
+
+    def profile(
+        self, engine: Engine, params: Params, feeds: Sequence[Feeds], plan: Plan, out: Path
+    ) -> Recorded:
+        """Load the engine with its profiler on and run the feeds in turns; traces go into `out`.
+
+        It runs in a process of its own, pinned like a measured launch.
+
+        Raises:
+            BurnishError: the engine does not load or run.
+        """
+        ...
