@@ -22,8 +22,9 @@ from benchmarks.untrained import NETWORKS, Untrained
 from benchmarks.written import ROOT, write
 from workers.distributions import versions_of
 from workers.measure.environment import machine
-from workers.measure.latency import LAUNCHES, Timed
+from workers.measure.latency import LAUNCHES
 from workers.measure.statistics import median_interval, ratio_interval
+from workers.measure.timed import Timed
 
 THREADS = (1, 2)
 SECONDS = 40.0  # of runs for a network and a number of threads

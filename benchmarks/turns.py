@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.measure.latency import RESUME_SECONDS, SLOW_WARM_UP_SECONDS, WARM_UP_SECONDS, Timed
 from workers.measure.launched import LAUNCH, EngineUnderTest, Launched
 from workers.measure.processors import choose_cpus
+from workers.measure.timed import RESUME_SECONDS, SLOW_WARM_UP_SECONDS, WARM_UP_SECONDS, Timed
 
 BLOCK_SECONDS = 0.1
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.surgery.speed import PARAMS
 from benchmarks.training.common import INPUT, OUTPUT, Room
-from workers.assignment import OptimizeAssignment, SubjectFiles
+from workers.assignment import JobAssignment, SubjectFiles
 from workers.model_handle import ModelHandle
 from workers.pipeline import Attempt
 from workers.steps import Steps
@@ -34,7 +34,7 @@ def on_target(place: Room, model: ModelHandle, shape: list[int], runtime: str) -
         id="model", digest=model.digest, root=model.root, entry=model.entry, format=model.format, name="model", facts={},
         signature=signature,
     )  # fmt: skip
-    assignment = OptimizeAssignment(
+    assignment = JobAssignment(
         job_id="job", attempt=1, scratch=place.new(), subject=subject, recipe={"passes": []}, evaluation=None, budget=None,
         target={"runtime": runtime, "params": PARAMS}, options={}, measure_seconds=MEASURE_SECONDS, datasets={},
     )  # fmt: skip

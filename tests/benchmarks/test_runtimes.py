@@ -11,8 +11,8 @@ from benchmarks.contenders import COMPILED, CONTROL, EAGER, PLAIN, TARGETS
 from benchmarks.runtimes import Session
 from benchmarks.turns import Contender
 from benchmarks.untrained import Untrained
-from workers.measure.latency import Timed
 from workers.measure.launched import EngineUnderTest
+from workers.measure.timed import Timed
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.torch.program import TorchModel, export, save_program

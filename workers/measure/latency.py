@@ -15,22 +15,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from app.measurements.compare import Interval, speed_verdict
 from workers.measure.launched import EngineUnderTest as EngineUnderTest
 from workers.measure.launched import Launched
 from workers.measure.processors import choose_cpus
-from workers.measure.statistics import median_interval, ratio_interval
-from workers.measure.throughput import Rates, seconds_for_requests, trade_requests
+from workers.measure.statistics import ratio_interval
+from workers.measure.throughput import seconds_for_requests, trade_requests
+from workers.measure.timed import BLOCK_SECONDS, Timed, block, bounds, load, note, runs_of_block, side
 
 LAUNCHES = 5
-BLOCK_SECONDS = 0.05
-MOST_RUNS = 5000  # a block
-WARM_UP_SECONDS = 0.1
-SLOW_WARM_UP_SECONDS = 2.0  # a warm-up ends then, however few runs it had; never with less than one
-P99_RUNS = 1000  # ten lie beyond the 99th percentile; of fewer it says little and is not given
-RESUME_SECONDS = 0.005  # of untimed runs before each block; never less than one run
 REFERENCE_SHARE = 0.25  # of the seconds, where a reference is timed too
 
 Report = Callable[[int, int, str], None]
@@ -47,42 +40,6 @@ class BlockPlan:
     def runs(self, partner: str) -> tuple[int, int]:
         """Runs of a block of the baseline, and of its partner."""
         return self.baseline_runs, self.optimized_runs if partner == "optimized" else self.baseline_runs
-
-
-@dataclass
-class Timed:
-    """What was seen of one engine: in order, nanoseconds of every run [launches][blocks][runs], and the launches' own."""
-
-    blocks: list[list[list[int]]] = field(default_factory=list)
-    load_ms: list[float] = field(default_factory=list)
-    peak_bytes: list[int] = field(default_factory=list)  # less what was resident before the engine was loaded
-    resident: list[dict[str, int]] = field(default_factory=list)
-    gpu: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # {memory_bytes, sm_mhz} a launch, of engines on one
-    waited: list[float] = field(
-        default_factory=list
-    )  # the share of each block in which a thread waited for a CPU
-    rates: Rates = field(default_factory=Rates)  # with several requests under way
-
-    @property
-    def samples_ms(self) -> np.ndarray:
-        """Every timed run, in milliseconds."""
-        flat = [run for launch in self.blocks for block in launch for run in block]
-        return np.array(flat, dtype=np.float64) / 1e6
-
-    @property
-    def medians_ms(self) -> np.ndarray:
-        """The median of each block, [launches, 2 * rounds], in milliseconds."""
-        return np.array([[median(block) for block in launch] for launch in self.blocks]) / 1e6
-
-    @property
-    def runs_per_s(self) -> float:
-        """With as many under way as the engine takes, or one after another: the median of the blocks' rates."""
-        if self.rates.requests > 1:
-            return self.rates.runs_per_s
-        rates = [len(block) * 1e9 / sum(block) for launch in self.blocks for block in launch]
-        return float(median(rates))
 
 
 @dataclass
@@ -149,11 +106,11 @@ def compare_latency(
             ]
             for process in (first, *others):
                 process.wait_ready()
-            baseline_ns, loaded = _load(first)
+            baseline_ns, loaded = load(first)
             for turn, (name, second) in enumerate(zip(names, others, strict=True)):
                 report(steps * number + turn, steps * launches, f"launch {number + 1} of {launches}: {name}")
                 with second:
-                    partner_ns, partner_loaded = _load(second)
+                    partner_ns, partner_loaded = load(second)
                     several = seconds_for_requests(
                         own_seconds, loaded["requests"], partner_loaded["requests"]
                     )
@@ -165,8 +122,8 @@ def compare_latency(
                         pair.partner.rates.requests = partner_loaded["requests"]
                         sides = ((pair.baseline.rates, first), (pair.partner.rates, second))
                         trade_requests(sides, several / launches, swapped=swapped)
-                    _note(pairs[name].partner, second, partner_loaded)
-                    _note(pairs[name].baseline, first, loaded)
+                    note(pairs[name].partner, second, partner_loaded)
+                    note(pairs[name].baseline, first, loaded)
         if beside:
             report(steps * number + 2, steps * launches, f"launch {number + 1} of {launches}: reference")
             beside.launch(feeds, cpus, scratch, swapped=swapped)
@@ -178,11 +135,11 @@ def compare_latency(
         share for pair in pairs.values() for side in (pair.baseline, pair.partner) for share in side.waited
     ]
     result = {
-        "baseline": _side(pairs["optimized"].baseline, batch, threads, seed),
-        "optimized": _side(pairs["optimized"].partner, batch, threads, seed),
-        "speedup": {**_interval(speedup), "verdict": speed_verdict(speedup, control)},
+        "baseline": side(pairs["optimized"].baseline, batch, threads, seed),
+        "optimized": side(pairs["optimized"].partner, batch, threads, seed),
+        "speedup": {**bounds(speedup), "verdict": speed_verdict(speedup, control)},
         "control": {
-            **_interval(control),
+            **bounds(control),
             "block_medians_ms": [
                 side.medians_ms.tolist() for side in (pairs["control"].baseline, pairs["control"].partner)
             ],
@@ -216,44 +173,33 @@ class Beside:
             )
             for process in (first, second):
                 process.wait_ready()
-            (first_ns, loaded), (second_ns, other) = _load(first), _load(second)
+            (first_ns, loaded), (second_ns, other) = load(first), load(second)
             runs, rounds = self._plan = self._plan or self._blocks(first_ns, second_ns)
             _trade(self.pair, first, second, runs, rounds, swapped=swapped)
-            _note(self.pair.baseline, first, loaded)
-            _note(self.pair.partner, second, other)
+            note(self.pair.baseline, first, loaded)
+            note(self.pair.partner, second, other)
 
     def result(self, batch: int, threads: int, seed: int, control: Interval) -> dict[str, Any]:
         """The part of `compare_latency`'s answer that is about the reference."""
         speedup = self.pair.ratio(seed)
         return {
-            "reference": _side(self.pair.baseline, batch, threads, seed),
-            "speedup_over_reference": {**_interval(speedup), "verdict": speed_verdict(speedup, control)},
+            "reference": side(self.pair.baseline, batch, threads, seed),
+            "speedup_over_reference": {**bounds(speedup), "verdict": speed_verdict(speedup, control)},
         }
 
     def _blocks(self, first_ns: float, second_ns: float) -> tuple[tuple[int, int], int]:
-        runs = _runs(first_ns), _runs(second_ns)
+        runs = runs_of_block(first_ns), runs_of_block(second_ns)
         round_seconds = 2 * (runs[0] * first_ns + runs[1] * second_ns) / 1e9
         return runs, max(int(self.seconds / (self._launches * max(round_seconds, 4 * BLOCK_SECONDS))), 1)
 
 
 def plan_blocks(baseline_ns: float, optimized_ns: float, launches: int, seconds: float) -> BlockPlan:
     """Blocks of about `BLOCK_SECONDS`, as many rounds as `seconds` allow, at least one run a block and one round."""
-    runs = _runs(baseline_ns), _runs(optimized_ns)
+    runs = runs_of_block(baseline_ns), runs_of_block(optimized_ns)
     # a round of both pairs: six blocks of the baseline's engine, two of the optimized one
     round_seconds = (6 * runs[0] * baseline_ns + 2 * runs[1] * optimized_ns) / 1e9
     rounds = max(int(seconds / (launches * max(round_seconds, 8 * BLOCK_SECONDS))), 1)
     return BlockPlan(runs[0], runs[1], rounds)
-
-
-def _runs(run_ns: float) -> int:
-    return min(max(round(BLOCK_SECONDS * 1e9 / run_ns), 1), MOST_RUNS)
-
-
-def _load(process: Launched) -> tuple[float, dict[str, Any]]:
-    """Load and warm up: nanoseconds a run, and what loading took."""
-    loaded = process.tell("load")
-    warm = process.tell("warm_up", seconds=WARM_UP_SECONDS, at_most_seconds=SLOW_WARM_UP_SECONDS)
-    return warm["run_ns"], {**loaded, "gpu": warm["gpu"]}
 
 
 def _trade(
@@ -270,59 +216,4 @@ def _trade(
     for timed, _, _ in sides.values():
         timed.blocks.append([])
     for letter in ("BAAB" if swapped else "ABBA") * rounds:
-        timed, process, count = sides[letter]
-        block = process.tell("block", runs=count, warm_up_seconds=RESUME_SECONDS)
-        timed.blocks[-1].append(block["ns"])
-        if block["waited_ns"] is not None:
-            timed.waited.append(block["waited_ns"] / sum(block["ns"]))
-
-
-def _note(timed: Timed, process: Launched, loaded: dict[str, Any]) -> None:
-    memory = process.tell("memory")
-    before = loaded["resident_before_bytes"]
-    timed.load_ms.append(loaded["load_ms"])
-    timed.peak_bytes.append(max(memory["peak_bytes"] - before, 0))
-    if loaded["gpu"]:
-        timed.gpu.append(loaded["gpu"])
-    timed.resident.append(
-        {
-            "before": before,
-            "loaded": loaded["resident_loaded_bytes"],
-            "end": memory["resident_bytes"],
-            "peak": memory["peak_bytes"],
-        }
-    )
-
-
-def _side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
-    samples, medians = timed.samples_ms, timed.medians_ms
-    return {
-        "latency": {
-            "p50_ms": float(np.median(samples)),
-            "p90_ms": float(np.percentile(samples, 90)),
-            "p99_ms": float(np.percentile(samples, 99)) if len(samples) >= P99_RUNS else None,
-            "mean_ms": float(np.mean(samples)),
-            "samples": len(samples),
-            "launches": len(timed.blocks),
-            "batch": batch,
-            "threads": threads,
-        },
-        "throughput_per_s": batch * timed.runs_per_s,
-        "concurrency": timed.rates.requests,
-        "throughput_blocks": timed.rates.described(batch, seed),
-        "peak_memory_bytes": int(median(timed.peak_bytes)),
-        "peak_gpu_memory_bytes": int(median(one["memory_bytes"] for one in timed.gpu)) if timed.gpu else None,
-        "load_ms": median(timed.load_ms),
-        "p50_interval_ms": _interval(median_interval(medians, seed)),
-        "block_medians_ms": medians.tolist(),
-        "spread": {
-            "load_ms": timed.load_ms,
-            "peak_bytes": timed.peak_bytes,
-            "resident_bytes": timed.resident,
-            "gpu": timed.gpu,
-        },
-    }
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+        block(*sides[letter])

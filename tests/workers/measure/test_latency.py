@@ -14,16 +14,11 @@ from app.errors import Crashed, InvalidModel
 from tests.workers.measure.engines import built, products
 from workers.measure.environment import hardware_key, machine
 from workers.measure.feeds_file import save_feeds
-from workers.measure.latency import (
-    BLOCK_SECONDS,
-    MOST_RUNS,
-    P99_RUNS,
-    EngineUnderTest,
-    compare_latency,
-    plan_blocks,
-)
+from workers.measure.latency import EngineUnderTest, compare_latency, plan_blocks
 from workers.measure.launched import Launched
 from workers.measure.processors import allowed_cpus, choose_cpus
+from workers.measure.single import time_alone
+from workers.measure.timed import BLOCK_SECONDS, MOST_RUNS, P99_RUNS
 
 WIDTH = 256
 
@@ -249,3 +244,19 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_an_engine_alone_takes_as_long_as_beside_another(
+    small: EngineUnderTest, large: EngineUnderTest, feeds: Path, tmp_path: Path
+) -> None:
+    found = {
+        name: time_alone(one, feeds, tmp_path / name, launches=2, seconds=0.4)
+        for name, one in (("small", small), ("large", large))
+    }
+    for seen in found.values():
+        assert seen["latency"]["launches"] == 2
+        assert seen["latency"]["samples"] >= 4
+        assert seen["p50_interval_ms"]["low"] <= seen["p50_interval_ms"]["high"]
+        assert seen["variation"] >= 0
+        assert seen["peak_memory_bytes"] > 0
+    assert found["large"]["latency"]["p50_ms"] > 2 * found["small"]["latency"]["p50_ms"], "ten times the work"
