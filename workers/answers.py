@@ -23,7 +23,7 @@ from app.signing.keys import current
 from app.signing.signatures import BadKey, sign
 from app.storage import Blob, get_storage
 from workers import running
-from workers.assignment import OptimizeAssignment
+from workers.assignment import JobAssignment
 from workers.child_process import ChildProcess, ProtocolError, printable
 from workers.hold import JobHold
 from workers.spans import StepSpans
@@ -103,7 +103,7 @@ class Sign(_Said):
 class Answers:
     """Hears one child of a job."""
 
-    def __init__(self, hold: JobHold, child: ChildProcess, watch: Watch, assignment: OptimizeAssignment):
+    def __init__(self, hold: JobHold, child: ChildProcess, watch: Watch, assignment: JobAssignment):
         self._hold = hold
         self._child = child
         self._watch = watch

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from app.jobs.looking import JobKind
 from workers.model_handle import ModelHandle
 
 UPLOAD_NAMES = {
@@ -47,13 +48,13 @@ class DatasetFiles(BaseModel):
     declared: dict[str, Any] = {}  # how it is read: `fields`, `transforms`
 
 
-class OptimizeAssignment(BaseModel):
-    """One attempt of an `optimize` job. `recipe`, `target`, `evaluation`, `budget`, `options` are the job's request,
-    normalized: defaults filled in, pass versions pinned, one target."""
+class JobAssignment(BaseModel):
+    """One attempt of a job. `recipe`, `target`, `evaluation`, `budget`, `options` are the job's request, normalized: defaults
+    filled in, pass versions pinned, one target. `asked` is what its kind alone is asked for (`app/jobs/looking.py`)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["optimize"] = "optimize"
+    kind: JobKind = "optimize"
     job_id: str
     attempt: int
     scratch: Path
@@ -66,6 +67,9 @@ class OptimizeAssignment(BaseModel):
     evaluation: dict[str, Any] | None
     budget: dict[str, Any] | None
     options: dict[str, Any]
+    asked: dict[str, Any] = {}
+    data: str | None = None  # the dataset that engines are run on, where the request names one
+    advice: dict[str, Any] | None = None  # that the job follows: {job, number, gain}
     measure_seconds: float
     checkpoint_seconds: float = 300.0
     measuring_queue: str | None = None  # where a job goes on whose engine cannot run here

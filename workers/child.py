@@ -8,22 +8,20 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from app.errors import BurnishError
-from workers.assignment import InspectAssignment, OptimizeAssignment
+from workers.assignment import InspectAssignment, JobAssignment
 from workers.hand_over import HandOver
 from workers.openmp import wait_asleep
 from workers.problems import ProcessDied, problem_of
 from workers.protocol import SupervisorPipe
 
-Assignment = Annotated[OptimizeAssignment | InspectAssignment, Field(discriminator="kind")]
+Assignment = Annotated[JobAssignment | InspectAssignment, Field(discriminator="kind")]
 
 
 def main(path: Path) -> int:
     """Do what the assignment says. The last line on the pipe is `result` or `problem`; the exit status is 0 for both."""
     wait_asleep()
     pipe = SupervisorPipe.take_stdio()
-    assignment: OptimizeAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(
-        path.read_bytes()
-    )
+    assignment: JobAssignment | InspectAssignment = TypeAdapter(Assignment).validate_json(path.read_bytes())
     stage = Stage(pipe)
     try:
         result, problem = work(assignment, stage)
@@ -60,7 +58,7 @@ class Stage:
 
 
 def work(
-    assignment: OptimizeAssignment | InspectAssignment, supervisor: Stage
+    assignment: JobAssignment | InspectAssignment, supervisor: Stage
 ) -> tuple[dict[str, Any], BurnishError | None]:
     """The result, and what is wrong with it if anything. Imports late: an inspection needs no ONNX Runtime."""
     if isinstance(assignment, InspectAssignment):
@@ -70,6 +68,10 @@ def work(
             supervisor.tell("progress", stage=stage, done=0, total=0, message="")
 
         return inspect(assignment, report), None
+    if assignment.kind == "profile":
+        from workers.profiling.job import profile
+
+        return profile(assignment, supervisor), None
     from workers.budget import over_budget
     from workers.pipeline import optimize
 

@@ -3,12 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.artifacts.schemas import Kind
 from app.artifacts.tables import Artifact, ArtifactInput
 from app.auth import quotas
 from app.ids import new_id
@@ -19,7 +20,7 @@ from app.measurements.tables import Measurement
 from app.redaction import showable
 from app.storage import Blob, get_storage
 from workers.answers import inside
-from workers.assignment import OptimizeAssignment
+from workers.assignment import JobAssignment
 from workers.child_process import ProtocolError
 from workers.hold import JobHold
 
@@ -47,7 +48,7 @@ class ArtifactSaid(_Said):
     """A file that the child made; `tree_digest` names the stored step that a job can start from."""
 
     role: Text40
-    kind: Literal["engine", "report", "model", "package", "training"]
+    kind: Kind
     filename: Annotated[str, StringConstraints(pattern=r"^[^/\x00-\x1f]{1,255}$")]
     media_type: Text100
     path: Path
@@ -86,7 +87,7 @@ class ProblemSaid(_Said):
 
 
 class ResultSaid(_Said):
-    """What an `optimize` job brings."""
+    """What a job brings."""
 
     result: dict[str, Any]
     artifacts: list[ArtifactSaid] = Field(max_length=100)
@@ -114,7 +115,7 @@ def read_problem(said: Any) -> dict[str, Any]:
     return {name: showable(value) if isinstance(value, str) else value for name, value in problem.items()}
 
 
-def keep_files(assignment: OptimizeAssignment, result: Any) -> Brought:
+def keep_files(assignment: JobAssignment, result: Any) -> Brought:
     """Put the files of a child's result into storage.
 
     Raises:
@@ -143,7 +144,7 @@ def keep_files(assignment: OptimizeAssignment, result: Any) -> Brought:
 def conclude(
     session: Session,
     hold: JobHold,
-    assignment: OptimizeAssignment,
+    assignment: JobAssignment,
     brought: Brought,
     problem: dict[str, Any] | None,
 ) -> bool:
@@ -177,7 +178,7 @@ def conclude(
 
 
 def _add_artifact(
-    session: Session, hold: JobHold, assignment: OptimizeAssignment, artifact: ArtifactSaid, blob: Blob
+    session: Session, hold: JobHold, assignment: JobAssignment, artifact: ArtifactSaid, blob: Blob
 ) -> str:
     if artifact.tree_digest not in (None, assignment.subject.digest):
         stored = select(StepResult.key).where(

@@ -10,7 +10,7 @@ from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import SignatureMismatch
 from workers import runtimes, unmeasured
-from workers.assignment import OptimizeAssignment
+from workers.assignment import JobAssignment
 from workers.building import build_engine, look_into, reference_engine
 from workers.bundle.package import Built, package
 from workers.context import Aside, Samples
@@ -35,7 +35,7 @@ SYNTHETIC_MEASURING_SAMPLES = 16
 class Attempt:
     """What one attempt knows and gathers."""
 
-    assignment: OptimizeAssignment
+    assignment: JobAssignment
     supervisor: Supervisor
     steps: Steps
     warnings: list[str] = field(default_factory=list)
@@ -58,14 +58,16 @@ class Attempt:
 
     @cached_property
     def measuring_samples(self) -> Samples:
-        """What engines are run on: the evaluation data, else the first calibration data, else seeded inputs."""
+        """What engines are run on: the data named for it, else the first calibration data, else seeded inputs."""
         assignment = self.assignment
+        if assignment.data is not None:
+            return self.dataset(assignment.data)
         if assignment.evaluation:
             return self.dataset(assignment.evaluation["dataset"])
         if assignment.datasets:
             return self.dataset(next(iter(assignment.datasets)))
         self.warnings.append(
-            "no data was given: both models were compared on seeded random inputs, which says little about accuracy"
+            "no data was given: engines were run on seeded random inputs, which says little about accuracy"
         )
         return synthetic_samples(self.signature, assignment.seed, SYNTHETIC_MEASURING_SAMPLES)
 
@@ -76,7 +78,7 @@ class Attempt:
         )
 
 
-def optimize(assignment: OptimizeAssignment, supervisor: Supervisor) -> dict[str, Any]:
+def optimize(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]:
     """Do the job; the answer is the `result` of `protocol.py`, also where the engine breaks its budget.
 
     Raises:

@@ -18,10 +18,11 @@ from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.errors import NotFound
 from app.jobs.routing import measuring_queue
+from app.jobs.subjects import BUNDLE, ENGINE
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import get_storage
-from workers.assignment import DatasetFiles, OptimizeAssignment, SubjectFiles
+from workers.assignment import DatasetFiles, JobAssignment, SubjectFiles
 from workers.sandbox.paths import WORK
 
 
@@ -58,7 +59,7 @@ def remove(path: Path) -> None:
         path.rmdir()
 
 
-def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
+def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
     """The assignment of a claimed job, from the rows alone.
 
     Raises:
@@ -66,7 +67,8 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
     """
     request = job.request
     target, allowed = Target.model_validate(request["targets"][0]), request["options"].get("allow_unmeasured")
-    return OptimizeAssignment(
+    return JobAssignment(
+        kind=job.kind,
         job_id=job.id,
         attempt=job.attempt,
         scratch=scratch / WORK,
@@ -84,16 +86,19 @@ def describe(session: Session, job: Job, scratch: Path) -> OptimizeAssignment:
         },
         recipe=request["recipe"],
         target=request["targets"][0],
-        evaluation=request["evaluation"],
-        budget=request["budget"],
+        evaluation=request.get("evaluation"),
+        budget=request.get("budget"),
         options=request["options"],
+        asked=request.get(job.kind) or {},
+        data=request.get("data"),
+        advice=request.get("advice"),
         measure_seconds=get_settings().measure_seconds,
         checkpoint_seconds=get_settings().checkpoint_seconds,
         measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),
     )
 
 
-def lay_out(assignment: OptimizeAssignment) -> Path:
+def lay_out(assignment: JobAssignment) -> Path:
     """The files that an assignment names, and the assignment itself: the path of its JSON.
 
     Raises:
@@ -101,7 +106,12 @@ def lay_out(assignment: OptimizeAssignment) -> Path:
         DiskFull: no space left.
     """
     storage = get_storage()
-    storage.materialize(assignment.subject.digest, assignment.subject.root)
+    subject = assignment.subject
+    if subject.format == ENGINE:
+        subject.root.mkdir()
+        storage.materialize_file(subject.digest, subject.root / subject.entry)
+    else:
+        storage.materialize(subject.digest, subject.root)
     for teacher in assignment.teachers.values():
         storage.materialize(teacher.digest, teacher.root)
     for dataset in assignment.datasets.values():
@@ -124,6 +134,8 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
     if id_.startswith("art_"):
         artifact = _row(session, Artifact, job.project_id, id_)
         described = artifact.manifest or {}
+        if artifact.kind == ENGINE:
+            return _engine(artifact, described, root)
         name, format_, signature, facts = (
             described["name"],
             described["format"],
@@ -150,6 +162,19 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         declared=declared,
         license=licence,
         name=name,
+    )
+
+
+def _engine(artifact: Artifact, manifest: dict[str, Any], root: Path) -> SubjectFiles:
+    return SubjectFiles(
+        id=artifact.id,
+        digest=artifact.digest,
+        root=root,
+        entry=BUNDLE,
+        format=ENGINE,
+        signature=manifest["signature"],
+        facts={"precision": None, **manifest["engine"]["facts"]},
+        name=manifest["model"]["name"],
     )
 
 

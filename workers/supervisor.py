@@ -20,7 +20,7 @@ from app.jobs.tables import Job
 from app.observability import tracing
 from workers import ability, running, scratch, watch_gpus
 from workers.answers import Answers
-from workers.assignment import OptimizeAssignment
+from workers.assignment import JobAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
 from workers.durable import durably
 from workers.endings import death_of, misunderstood, overrun, unforeseen
@@ -173,7 +173,7 @@ class Attempt:
 
     def _settle(
         self,
-        assignment: OptimizeAssignment,
+        assignment: JobAssignment,
         last: dict[str, Any] | None,
         stopped: Stop | None,
         death: BurnishError,
@@ -192,7 +192,7 @@ class Attempt:
             except ProtocolError as error:
                 self._died(misunderstood(error))
 
-    def _keep(self, assignment: OptimizeAssignment, last: dict[str, Any]) -> None:
+    def _keep(self, assignment: JobAssignment, last: dict[str, Any]) -> None:
         """Store what the child brought: a result, a problem, or both where an engine broke its budget."""
         problem = read_problem(last.get("problem")) if last["type"] == "problem" else None
         if problem is not None and last.get("result") is None:
@@ -213,7 +213,7 @@ class Attempt:
         error.stage = stage
         self._died(error)
 
-    def _hand_over(self, assignment: OptimizeAssignment, last: dict[str, Any]) -> None:
+    def _hand_over(self, assignment: JobAssignment, last: dict[str, Any]) -> None:
         """Another worker goes on, which finds what was built by its key."""
         queue = assignment.measuring_queue
         if queue is None:

@@ -8,7 +8,7 @@ from app.artifacts.envelope import Effect, Verdict
 from app.http.paging import PageQuery
 from app.http.schemas import AnswerSchema, UtcTime
 
-Kind = Literal["engine", "report", "model", "package", "training"]
+Kind = Literal["engine", "report", "model", "package", "training", "profile", "trace", "benchmark"]
 
 
 class ArtifactQuery(PageQuery):

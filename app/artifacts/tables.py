@@ -18,7 +18,7 @@ class Artifact(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(20))  # engine, report, model, package, training
+    kind: Mapped[str] = mapped_column(String(20))  # engine, report, model, …: `schemas.Kind`
     filename: Mapped[str] = mapped_column(String(255))
     media_type: Mapped[str] = mapped_column(String(100))
     digest: Mapped[str] = mapped_column(String(64), index=True)

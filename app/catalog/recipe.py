@@ -153,7 +153,7 @@ def plan(
     _check_dialect(runtime.name, runtime.dialects, dialect, steps, f"{at}.runtime")
     _taken(f"the runtime {runtime.name}", runtime.formats, form, precision, model, f"{at}.runtime")
     if evaluation is not None:
-        check_dataset(evaluation.dataset, datasets, model, "evaluation.dataset")
+        check_dataset(evaluation.dataset, datasets, model.inputs, "evaluation.dataset")
     return recipe.model_copy(update={"passes": steps})
 
 

@@ -62,7 +62,7 @@ def check_inputs(
         if role == "teacher":
             check_teacher(id_, teachers, model, f"{path}.inputs.{role}")
         else:
-            check_dataset(id_, datasets, model, f"{path}.inputs.{role}")
+            check_dataset(id_, datasets, model.inputs, f"{path}.inputs.{role}")
     for needed, need in needs.items():
         if needed in inputs or need == "optional":
             continue
@@ -77,8 +77,10 @@ def check_inputs(
         raise InvalidParams(f"{spec.name} needs {needed} data", param=f"{path}.inputs.{needed}", hint=hint)
 
 
-def check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelFacts, path: str) -> None:
-    """Hold a dataset against the model's inputs.
+def check_dataset(
+    id_: str, datasets: Mapping[str, DatasetFacts], inputs: Iterable[Mapping[str, Any]], path: str
+) -> None:
+    """Hold a dataset against a model's inputs.
 
     Raises:
         InvalidParams: there is no such dataset.
@@ -87,7 +89,7 @@ def check_dataset(id_: str, datasets: Mapping[str, DatasetFacts], model: ModelFa
     if id_ not in datasets:
         raise InvalidParams(f"there is no dataset {id_!r}", param=path, hint="upload it, or correct the id")
     dataset = datasets[id_]
-    for wanted in model.inputs:
+    for wanted in inputs:
         name = wanted["name"]
         if name not in dataset.inputs:
             raise SignatureMismatch(

@@ -143,9 +143,17 @@ def _invalid_params(error: RequestValidationError) -> InvalidParams:
         if item["type"] == "json_invalid":
             message = f"not JSON: {item['ctx']['error']} at character {item['loc'][-1]}"
             found.append(("", message))
+        elif item["type"].startswith("union_tag_"):
+            found.append((item["ctx"]["discriminator"].strip("'"), message))
         else:
-            found.append((field_path(item["loc"][1:]) or str(item["loc"][0]), message))
+            found.append((field_path(_path(item["loc"], error.body)) or str(item["loc"][0]), message))
     return invalid_params(found)
+
+
+def _path(loc: tuple[Any, ...], body: Any) -> tuple[Any, ...]:
+    """Where in the request, without its `kind`, which pydantic puts in front of every path behind a union."""
+    tagged = isinstance(body, dict) and len(loc) > 1 and loc[0] == "body" and loc[1] == body.get("kind")
+    return loc[2:] if tagged else loc[1:]
 
 
 def field_path(loc: tuple[Any, ...]) -> str:

@@ -11,7 +11,7 @@ from app.catalog.recipe import Recipe, Target
 from app.datasets.tables import Dataset
 from app.errors import Conflict
 from app.jobs import service
-from app.jobs.schemas import EvaluationRequest, JobRequest, OptimizeRequest, RebuildRequest
+from app.jobs.schemas import EvaluationRequest, OptimizeRequest, RebuildRequest
 from app.jobs.tables import Job
 
 
@@ -38,7 +38,7 @@ def rebuild(session: Session, project_id: str, artifact_id: str, request: Rebuil
         limits=request.limits,
         labels=request.labels,
     )
-    return service.submit(session, project_id, JobRequest.model_validate(body.model_dump()))
+    return service.submit(session, project_id, body)
 
 
 def _subject(session: Session, artifact: Artifact, maker: Job) -> str:

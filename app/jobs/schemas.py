@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    field_validator,
+)
 
 from app.catalog.packages import PackageName
 from app.catalog.recipe import Recipe, Target
@@ -10,6 +18,7 @@ from app.catalog.short_target import short_target
 from app.catalog.spec import InputRole
 from app.http.paging import PageQuery
 from app.http.schemas import RequestSchema, UtcTime
+from app.jobs.looking import BenchmarkSettings, JobKind, ProfileSettings
 from app.jobs.status import JobStatus
 
 DAY_SECONDS = 86_400
@@ -85,10 +94,16 @@ class LimitsRequest(RequestSchema):
     )
 
 
-class OptimizeRequest(RequestSchema):
-    """Make an engine: passes, build, measurement, verification."""
+class AdviceRequest(RequestSchema):
+    """A piece of advice of a job of kind `profile`."""
 
-    kind: Literal["optimize"]
+    job: Id
+    number: int = Field(ge=1, le=1000)
+
+
+class _JobBody(RequestSchema):
+    """What every kind of job says."""
+
     subject: Id = Field(description="A model, or an artifact of kind `model`.")
     name: str | None = Field(None, min_length=1, max_length=200)
     recipe: Recipe | None = Field(None, description="The passes; absent: the target's preset.")
@@ -100,8 +115,6 @@ class OptimizeRequest(RequestSchema):
     targets: list[TargetRequest] = Field(
         min_length=1, max_length=20, description="More than one: a parent job with a child for each."
     )
-    evaluation: EvaluationRequest | None = None
-    budget: BudgetRequest | None = Field(None, description="Needs `evaluation`.")
     options: OptionsRequest = Field(default_factory=OptionsRequest)
     limits: LimitsRequest = Field(default_factory=LimitsRequest)
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
@@ -109,13 +122,14 @@ class OptimizeRequest(RequestSchema):
     def dataset_paths(self) -> dict[str, str]:
         """Every dataset that the request names, with the first place where it does."""
         named = [(id_, path) for role, id_, path in self._inputs() if role != "teacher"]
-        if self.evaluation is not None:
-            named.append((self.evaluation.dataset, "evaluation.dataset"))
-        return dict(reversed(named))
+        return dict(reversed([*named, *self._more_datasets()]))
 
     def teacher_paths(self) -> dict[str, str]:
         """Every model and artifact that a pass learns from, with the first place that names it."""
         return dict(reversed([(id_, path) for role, id_, path in self._inputs() if role == "teacher"]))
+
+    def _more_datasets(self) -> list[tuple[str, str]]:
+        return []
 
     def _inputs(self) -> list[tuple[InputRole, str, str]]:
         named = [(role, id_, f"inputs.{role}") for role, id_ in self.inputs.items()]
@@ -126,8 +140,66 @@ class OptimizeRequest(RequestSchema):
         return named
 
 
-# The second kind makes this a union: Annotated[OptimizeRequest | ProfileRequest, Field(discriminator="kind")].
-JobRequest = OptimizeRequest
+class OptimizeRequest(_JobBody):
+    """Make an engine: passes, build, measurement, verification."""
+
+    kind: Literal["optimize"]
+    evaluation: EvaluationRequest | None = None
+    budget: BudgetRequest | None = Field(None, description="Needs `evaluation`.")
+    advice: AdviceRequest | None = Field(
+        None, description="The advice that this job follows: its result holds prediction and measurement."
+    )
+
+    def _more_datasets(self) -> list[tuple[str, str]]:
+        return [] if self.evaluation is None else [(self.evaluation.dataset, "evaluation.dataset")]
+
+
+class _LookRequest(_JobBody):
+    """A job that looks at an engine and makes none to keep."""
+
+    subject: Id = Field(description="A model, an artifact of kind `model`, or one of kind `engine`.")
+    recipe: Recipe = Field(
+        default_factory=lambda: Recipe(passes=[]),
+        description="Passes to be done first; absent: none, the model is taken as it is.",
+    )
+    targets: list[TargetRequest] = Field(
+        default_factory=list,
+        max_length=20,
+        description="More than one: a parent job with a child for each. May be left out where the subject is an engine.",
+    )
+    data: Id | None = Field(
+        None, description="The dataset that the engine is run on; absent: seeded random inputs."
+    )
+
+    def _more_datasets(self) -> list[tuple[str, str]]:
+        return [] if self.data is None else [(self.data, "data")]
+
+
+class ProfileRequest(_LookRequest):
+    """Find out where the time goes, why, and what would help."""
+
+    kind: Literal["profile"]
+    profile: ProfileSettings = Field(default_factory=ProfileSettings)
+
+
+class BenchmarkRequest(_LookRequest):
+    """Measure how an engine serves: scenarios, and sweeps of batch, threads and streams."""
+
+    kind: Literal["benchmark"]
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+
+
+JobRequest = Annotated[OptimizeRequest | ProfileRequest | BenchmarkRequest, Field(discriminator="kind")]
+_JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+
+
+def read_request(stored: Any) -> JobRequest:
+    """A job's request from plain data.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _JOB_REQUEST.validate_python(stored)
 
 
 class RebuildRequest(RequestSchema):
@@ -147,7 +219,7 @@ class JobQuery(PageQuery):
     """Which jobs to list."""
 
     status: JobStatus | None = Field(None, description="Only those of this status.")
-    kind: Literal["optimize"] | None = Field(None, description="Only those of this kind.")
+    kind: JobKind | None = Field(None, description="Only those of this kind.")
     subject: Id | None = Field(None, description="Only those that work on this model or artifact.")
     parent: Id | None = Field(None, description="Only the children of this job.")
     label: list[Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}=.{{0,255}}$")]] = Field(
@@ -217,6 +289,10 @@ class JobAnswer(BaseModel):
     targets: list[Target]
     evaluation: EvaluationRequest | None
     budget: BudgetRequest | None
+    advice: AdviceRequest | None = Field(description="The advice that the job follows.")
+    data: str | None = Field(description="Of kind `profile` or `benchmark`: the dataset that engines run on.")
+    profile: ProfileSettings | None = Field(description="Of kind `profile`.")
+    benchmark: BenchmarkSettings | None = Field(description="Of kind `benchmark`.")
     options: OptionsRequest
     limits: LimitsRequest
     url: str

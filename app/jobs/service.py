@@ -22,7 +22,7 @@ from app.jobs import changes
 from app.jobs.fairness import NO_QUEUE
 from app.jobs.planning import Grounds, Planned, ground, plan_target
 from app.jobs.routing import route
-from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer
+from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer, read_request
 from app.jobs.status import JobStatus, finished
 from app.jobs.tables import Job, JobLog, JobStep
 from app.observability import tracing
@@ -40,7 +40,7 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
         QuotaExceeded: more jobs of the project would wait than may; each target is one.
     """
     grounds = ground(session, project_id, request)
-    planned = [plan_target(grounds, index) for index in range(len(request.targets))]
+    planned = [plan_target(grounds, index) for index in range(len(grounds.request.targets))]
     options = grounds.request.options
     queues = [route(session, each.target, options, index) for index, each in enumerate(planned)]
     quotas.check_queued(session, project_id, len(planned))
@@ -162,7 +162,7 @@ def retry(session: Session, project_id: str, job_id: str) -> Job:
     job = get_job(session, project_id, job_id)
     if not finished(job.status):
         raise Conflict(f"the job {job_id} is {job.status}", hint="wait for its end, or cancel it first")
-    return submit(session, project_id, JobRequest.model_validate(job.request), retry_of=job_id)
+    return submit(session, project_id, read_request(job.request), retry_of=job_id)
 
 
 def delete_job(session: Session, project_id: str, job_id: str) -> None:
@@ -214,7 +214,7 @@ def _queue(
 
 def _add(session: Session, project_id: str, grounds: Grounds, own: dict[str, Any], **columns: Any) -> Job:
     stored = {**grounds.request.model_dump(mode="json"), **own}
-    read = JobRequest.model_validate(stored)
+    read = read_request(stored)
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -242,7 +242,10 @@ def _locked(session: Session, project_id: str, *where: Any) -> list[Job]:
 
 
 def _answer(job: Job, steps: list[StepAnswer], children: list[str]) -> JobAnswer:
-    shown = ("recipe", "inputs", "targets", "evaluation", "budget", "options", "limits")
+    shown = (
+        *("recipe", "inputs", "targets", "evaluation", "budget", "advice", "data"),
+        *("profile", "benchmark", "options", "limits"),
+    )
     waited = (
         (job.started_at - job.created_at).total_seconds() + job.waited_seconds if job.started_at else None
     )
@@ -268,5 +271,5 @@ def _answer(job: Job, steps: list[StepAnswer], children: list[str]) -> JobAnswer
         labels=job.labels,
         subject=job.subject,
         url=f"{get_settings().public_url.rstrip('/')}/v1/jobs/{job.id}",
-        **{name: job.request[name] for name in shown},
+        **{name: job.request.get(name) for name in shown},
     )

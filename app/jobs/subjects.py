@@ -15,6 +15,9 @@ from app.datasets.tables import Dataset
 from app.errors import Conflict, InvalidDataset, InvalidModel, InvalidParams, NotFound
 from app.models.tables import Model
 
+BUNDLE = "bundle.zip"
+ENGINE = "engine"  # the format of a subject that is a built engine's bundle
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -25,6 +28,7 @@ class Subject:
     format: str
     signature: dict[str, Any]
     facts: dict[str, Any]
+    target: dict[str, Any] | None = None  # of an engine: what it was built for
 
     def model_facts(self) -> ModelFacts:
         """What validation and presets look at."""
@@ -41,8 +45,10 @@ class Subject:
         )
 
 
-def find_subject(session: Session, project_id: str, id_: str, path: str = "subject") -> Subject:
-    """The model or artifact of the project that a job names; `path` says where in the request.
+def find_subject(
+    session: Session, project_id: str, id_: str, path: str = "subject", *, engines: bool = False
+) -> Subject:
+    """The model or artifact of the project that a job names; `path` says where in the request, `engines` whether it may be one.
 
     Raises:
         NotFound: the project has none with this id.
@@ -50,7 +56,9 @@ def find_subject(session: Session, project_id: str, id_: str, path: str = "subje
         InvalidModel: it was rejected.
         InvalidParams: the artifact is no model.
     """
-    return (_artifact if id_.startswith("art_") else _model)(session, project_id, id_, path)
+    if id_.startswith("art_"):
+        return _artifact(session, project_id, id_, path, engines)
+    return _model(session, project_id, id_, path)
 
 
 def find_datasets(session: Session, project_id: str, paths: Mapping[str, str]) -> dict[str, DatasetFacts]:
@@ -102,14 +110,18 @@ def _model(session: Session, project_id: str, id_: str, path: str) -> Subject:
     return Subject(id_, row.digest or "", row.format or "", row.signature or {}, row.facts or {})
 
 
-def _artifact(session: Session, project_id: str, id_: str, path: str) -> Subject:
+def _artifact(session: Session, project_id: str, id_: str, path: str, engines: bool) -> Subject:
     query = select(Artifact).where(Artifact.id == id_, Artifact.project_id == project_id)
     row = session.scalar(query.with_for_update(read=True, key_share=True))
     if row is None:
         raise NotFound(f"there is no artifact {id_}", param=path)
+    if engines and row.kind == "engine" and row.manifest is not None:
+        made = row.manifest
+        return Subject(id_, row.digest, ENGINE, made["signature"], {"entry": BUNDLE}, target=made["target"])
     if row.kind != "model" or row.tree_digest is None or row.manifest is None:
         raise InvalidParams(
-            f"the artifact {id_} is of kind {row.kind}; a job can start from one of kind `model`",
+            f"the artifact {id_} is of kind {row.kind}; "
+            f"such a job can start from one of kind `model`{' or `engine`' if engines else ''}",
             param=path,
             hint=f"see `GET /v1/artifacts?job={row.job_id}&kind=model`",
         )

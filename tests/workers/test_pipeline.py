@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.assignment import DatasetFiles, OptimizeAssignment, SubjectFiles
+from workers.assignment import DatasetFiles, JobAssignment, SubjectFiles
 from workers.pipeline import Attempt, unscaled
 from workers.steps import Steps
 
 
-def assignment(folder: Path, taken: str, held: str) -> OptimizeAssignment:
+def assignment(folder: Path, taken: str, held: str) -> JobAssignment:
     np.savez(folder / "data.npz", images=np.zeros((4, 3), held), labels=np.zeros(4, np.int64))
     subject = SubjectFiles(
         id="mdl_1", digest="0" * 64, root=folder, entry="model.onnx", format="onnx", name="net", facts={},
         signature={"inputs": [{"name": "images", "dtype": taken, "shape": [None, 3]}], "outputs": []},
     )  # fmt: skip
-    return OptimizeAssignment(
+    return JobAssignment(
         job_id="job_1", attempt=1, scratch=folder, subject=subject, recipe={}, target={}, evaluation=None, budget=None,
         options={}, measure_seconds=1.0,
         datasets={"dat_1": DatasetFiles(id="dat_1", digest="1" * 64, root=folder, format="npz", name="shots")},

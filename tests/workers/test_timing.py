@@ -9,7 +9,7 @@ from torch import nn
 
 from app.errors import IncompatibleRecipe
 from workers import unmeasured
-from workers.assignment import OptimizeAssignment, SubjectFiles
+from workers.assignment import JobAssignment, SubjectFiles
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
 from workers.pipeline import Attempt
@@ -50,7 +50,7 @@ def attempt(tmp_path: Path) -> Attempt:
         id="mdl_1", digest="0" * 64, root=tmp_path, entry="model.pt2", format="torch-export", name="net", facts={},
         signature={"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
     )  # fmt: skip
-    assignment = OptimizeAssignment(
+    assignment = JobAssignment(
         job_id="job_1", attempt=1, scratch=tmp_path, subject=subject, recipe={"passes": []}, evaluation=None, budget=None,
         target={"runtime": "onnxruntime-cpu", "params": {"threads": 1}}, options={}, measure_seconds=4.0, datasets={},
     )  # fmt: skip

@@ -15,7 +15,7 @@ from app.catalog.spec import Params, RuntimeSpec
 from app.errors import UnsupportedFormat
 from app.storage.disk import link_or_copy
 from workers import runtimes
-from workers.assignment import OptimizeAssignment
+from workers.assignment import JobAssignment
 from workers.bundle.build import lay_out, pack, write_manifest
 from workers.bundle.companions import COMPANIONS, copy_companions
 from workers.bundle.forms.write import write_form
@@ -59,7 +59,7 @@ class Built:
 
 
 def package(
-    assignment: OptimizeAssignment,
+    assignment: JobAssignment,
     runtime: RuntimeSpec,
     params: Params,
     built: Built,
@@ -177,7 +177,7 @@ def artifact(
 
 
 def aside_artifact(
-    assignment: OptimizeAssignment, number: int, aside: Aside, lineage: list[dict[str, Any]]
+    assignment: JobAssignment, number: int, aside: Aside, lineage: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What a pass left besides the model: its files in a `.zip`."""
     name = aside.step.removeprefix("pass:")
@@ -188,7 +188,7 @@ def aside_artifact(
 
 
 def model_artifact(
-    assignment: OptimizeAssignment, model: ModelHandle, lineage: list[dict[str, Any]]
+    assignment: JobAssignment, model: ModelHandle, lineage: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The optimized model before it became an engine, as another job can start from it."""
     from workers.formats.describe import describe_made
@@ -212,13 +212,13 @@ def _zip(root: Path, target: Path) -> None:
             archive.write(path, path.relative_to(root))
 
 
-def precision_of(assignment: OptimizeAssignment) -> str:
+def precision_of(assignment: JobAssignment) -> str:
     """The precision that the recipe leaves."""
     made = [PASSES[step["pass"]].produced(step["params"]) for step in assignment.recipe["passes"]]
     return next((one for one in reversed(made) if one), assignment.subject.facts["precision"])
 
 
-def stem(assignment: OptimizeAssignment) -> str:
+def stem(assignment: JobAssignment) -> str:
     """The model's name as the start of a file name."""
     plain = "".join(
         letter if letter.isalnum() or letter in "-_." else "-" for letter in assignment.subject.name
@@ -228,7 +228,7 @@ def stem(assignment: OptimizeAssignment) -> str:
     return plain.strip("-.")[:80] or "model"
 
 
-def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
+def dataset_roles(assignment: JobAssignment) -> list[dict[str, Any]]:
     """Every dataset that the job read, and every teacher, with the role that it had."""
     named = [
         {"id": id_, "role": role}
@@ -246,7 +246,7 @@ def dataset_roles(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
     return [{**entry, "digest": digests[entry["id"]]} for entry in unique.values()]
 
 
-def lineage_of(assignment: OptimizeAssignment) -> list[dict[str, Any]]:
+def lineage_of(assignment: JobAssignment) -> list[dict[str, Any]]:
     """What the artifacts were made from: role, id and digest of each."""
     subject = {"role": "subject", "id": assignment.subject.id, "digest": assignment.subject.digest}
     return [subject, *dataset_roles(assignment)]

@@ -1,5 +1,6 @@
 """What a runtime's profiler saw, before anybody says what it means."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,17 @@ class Recorded:
     notes: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory: list[dict[str, Any]] = field(default_factory=list)  # {operator, bytes}, the largest first
+
+
+def read_recorded(path: Path) -> Recorded:
+    """What another process wrote as JSON (`launch.py`)."""
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        Row(**{**row, "sources": tuple(row["sources"]), "output": row["output"] and tuple(row["output"])})
+        for row in said.pop("rows")
+    ]
+    traces = [Trace(one["kind"], Path(one["path"]), one["media_type"]) for one in said.pop("traces")]
+    return Recorded(rows=rows, traces=traces, **said)
 
 
 class Profiler(Protocol):

@@ -16,7 +16,7 @@ from app.errors import Conflict, NotFound
 from app.events import service as events
 from app.events.tables import Event
 from app.jobs import changes, lease, logs, service
-from app.jobs.schemas import JobRequest
+from app.jobs.schemas import read_request
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobLog, JobStep
 from app.models import service as models
@@ -37,7 +37,7 @@ PROBLEM = {"code": "crashed", "detail": "signal 9", "retryable": True}
 
 
 def queue(subject: str | None = None, **fields: Any) -> str:
-    body = JobRequest.model_validate(optimize(subject or make_model(), **fields))
+    body = read_request(optimize(subject or make_model(), **fields))
     with transaction() as session:
         return service.submit(session, DEFAULT_PROJECT, body).id
 

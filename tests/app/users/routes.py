@@ -16,7 +16,7 @@ from app.auth.tables import DEFAULT_PROJECT
 from app.db import db_now, transaction
 from app.ids import new_id
 from app.jobs import service as jobs
-from app.jobs.schemas import JobRequest
+from app.jobs.schemas import read_request
 from app.uploads.tables import Upload
 from app.webhooks.tables import Webhook
 from tests.app.api.support import make_key, make_project
@@ -215,7 +215,7 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
 
 def make_job(project: str = DEFAULT_PROJECT) -> str:
     """A queued job over a model of its own."""
-    request = JobRequest.model_validate(optimize(make_model(project)))
+    request = read_request(optimize(make_model(project)))
     with transaction() as session:
         return jobs.submit(session, project, request).id
 

@@ -14,7 +14,7 @@ from app.config import Settings
 from app.db import db_now, transaction
 from app.errors import QuotaExceeded
 from app.jobs import lease
-from app.jobs.schemas import JobRequest
+from app.jobs.schemas import read_request
 from app.jobs.service import submit
 from app.jobs.tables import Job, StepResult
 from app.main import create_app
@@ -296,7 +296,7 @@ def test_artifacts_count(api_sqlite: TestClient) -> None:
 def test_submitting_from_a_script_is_held_too(burnish_sqlite: Settings) -> None:
     offer(RUNTIME)
     limit(max_queued_jobs=1)
-    request = JobRequest.model_validate(optimize(make_model()))
+    request = read_request(optimize(make_model()))
     with transaction() as session:
         submit(session, DEFAULT_PROJECT, request)
     with pytest.raises(QuotaExceeded), transaction() as session:

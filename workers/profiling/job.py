@@ -1,0 +1,195 @@
+"""One attempt of a `profile` job: the engine, its latency without a profiler, its profile, and what that says."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.jobs.looking import ProfileSettings
+from app.profiles.schemas import Layer, Profile
+from workers import runtimes
+from workers.assignment import JobAssignment
+from workers.bundle.package import artifact, lineage_of, stem
+from workers.context import Feeds
+from workers.looking import Seen, engine_of, feeds_of, written
+from workers.measure.environment import machine
+from workers.measure.feeds_file import save_feeds
+from workers.measure.launched import Launched
+from workers.measure.single import time_alone
+from workers.profiling.launch import RECORDED
+from workers.profiling.recorded import Recorded, Trace, read_recorded
+from workers.steps import Steps, Supervisor
+from workers.timing import alone
+
+if TYPE_CHECKING:
+    from workers.pipeline import Attempt
+
+COMMAND = "workers.profiling.launch"
+MEDIA_JSON = "application/json"
+LATENCY_SHARE = 0.5  # of the seconds that a job's measuring takes: nothing is compared
+GAP = 0.1  # of the latency without a profiler, by which the layers' sum may be off unexplained
+SHOWN = 10  # layers in the job's result; the artifact has all
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of an engine, before anything is said of it."""
+
+    seen: Seen
+    feeds: list[Feeds]
+    batch: int
+    timed: dict[str, Any]  # see `time_alone`
+    recorded: Recorded
+
+
+def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]:
+    """Do the job; the answer is the `result` of `protocol.py`.
+
+    Raises:
+        BurnishError: anything that the user can act on, naming stage and cause.
+    """
+    from workers.pipeline import Attempt
+
+    attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
+    settings = ProfileSettings.model_validate(assignment.asked)
+    looked = look(attempt, settings)
+    found = profile_of(attempt, looked)
+    return {
+        "result": {"profile": summary(found), "warnings": attempt.warnings},
+        "artifacts": artifacts(assignment, found, looked.recorded.traces),
+        "measurements": [],
+    }
+
+
+def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
+    """Build the engine, time it without a profiler, then run it with its profiler, alone on the device."""
+    seen = engine_of(attempt)
+    feeds, batch = feeds_of(attempt, seen, settings.batch)
+    folder = attempt.assignment.scratch / "profiling"
+    folder.mkdir(parents=True)
+    save_feeds(folder / "feeds.npz", feeds)
+    with alone(attempt.supervisor, seen.runtime.device, [seen.engine.root]):
+        timed = attempt.steps.fresh(
+            "measuring",
+            lambda: time_alone(
+                seen.under_test,
+                folder / "feeds.npz",
+                folder / "latency",
+                batch=batch,
+                seconds=LATENCY_SHARE * attempt.assignment.measure_seconds,
+                seed=attempt.assignment.seed,
+                report=attempt.report("measuring"),
+            ),
+        )
+        recorded = attempt.steps.fresh(
+            "profiling", lambda: record(seen, folder, timed["pinned_cpus"], settings.seconds)
+        )
+    return Looked(seen, feeds, batch, timed, recorded)
+
+
+def record(seen: Seen, folder: Path, cpus: list[int], seconds: float) -> Recorded:
+    """Run the engine with its profiler, in a process of its own."""
+    out = folder / "recorded"
+    out.mkdir()
+    command = (sys.executable, "-P", "-m", COMMAND)
+    with Launched(seen.under_test, folder / "feeds.npz", cpus, folder, command) as process:
+        process.wait_ready()
+        process.tell("profile", seconds=seconds, out=str(out))
+    return read_recorded(out / RECORDED)
+
+
+def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
+    """What the profiler saw, in the terms of the model that was uploaded."""
+    assignment, seen, recorded = attempt.assignment, looked.seen, looked.recorded
+    total = sum(row.mean_ms for row in recorded.rows)
+    layers = [
+        Layer(
+            name=row.name,
+            operator=row.operator,
+            layers=list(row.sources),
+            calls=row.calls,
+            mean_ms=row.mean_ms,
+            share=row.mean_ms / total if total else 0.0,
+            precision=row.precision,
+            place=row.place,
+            output=list(row.output) if row.output is not None else None,
+            flops=row.flops,
+            moved_bytes=row.moved_bytes,
+        )
+        for row in recorded.rows
+    ]
+    latency = looked.timed["latency"]
+    profiled = sorted(recorded.run_ms)[len(recorded.run_ms) // 2]
+    return Profile(
+        subject={
+            "id": assignment.subject.id,
+            "digest": assignment.subject.digest,
+            "name": assignment.subject.name,
+            "format": assignment.subject.format,
+        },
+        target={"runtime": seen.runtime.name, "params": seen.params.model_dump(mode="json")},
+        batch=looked.batch,
+        threads=latency["threads"],
+        runs=len(recorded.run_ms),
+        latency={
+            "p50_ms": latency["p50_ms"],
+            "low_ms": looked.timed["p50_interval_ms"]["low"],
+            "high_ms": looked.timed["p50_interval_ms"]["high"],
+            "launches": latency["launches"],
+            "samples": latency["samples"],
+        },
+        profiled_ms=profiled,
+        layers_ms=total,
+        gap=gap(latency["p50_ms"], profiled, total),
+        layers=layers,
+        peak_memory_bytes=recorded.peak_memory_bytes,
+        memory=recorded.memory,
+        notes=recorded.notes,
+        machine=machine(),
+        versions=dict(runtimes.registry.alone(seen.runtime.name).versions()),
+    )
+
+
+def gap(latency_ms: float, profiled_ms: float, layers_ms: float) -> str | None:
+    """Where the layers' sum is off the latency by more than `GAP`: by how much, and whether profiler or runtime explain it."""
+    off = layers_ms / latency_ms - 1
+    if abs(off) <= GAP:
+        return None
+    slower = profiled_ms / latency_ms
+    told = [
+        f"the layers take {layers_ms:.4g} ms together, {abs(off):.0%} {'more' if off > 0 else 'less'} than the latency of "
+        f"{latency_ms:.4g} ms without a profiler"
+    ]
+    if slower > 1 + GAP:
+        told.append(f"with the profiler a run takes {slower:.2f} times as long ({profiled_ms:.4g} ms)")
+    outside = profiled_ms - layers_ms
+    if outside > GAP * profiled_ms:
+        told.append(
+            f"{outside:.4g} ms of a profiled run lie in no layer: the runtime's own work between them, and inputs and outputs"
+        )
+    elif outside < -GAP * profiled_ms:
+        told.append("layers ran side by side, so their times add up to more than the run")
+    return "; ".join(told)
+
+
+def summary(found: Profile) -> dict[str, Any]:
+    """What the job's result shows; the artifact `profile.json` has the rest."""
+    said = found.model_dump(mode="json", by_alias=True)
+    kept = (
+        *("target", "of", "batch", "threads", "runs", "latency", "profiled_ms", "layers_ms", "gap"),
+        *("phases", "peak_memory_bytes", "peaks", "advice", "notes"),
+    )
+    slowest = sorted(said["layers"], key=lambda layer: -float(layer["mean_ms"]))[:SHOWN]
+    return {**{name: said[name] for name in kept}, "layers": len(found.layers), "slowest": slowest}
+
+
+def artifacts(assignment: JobAssignment, found: Profile, traces: list[Trace]) -> list[dict[str, Any]]:
+    """The profile, and the traces that viewers open."""
+    name, lineage = stem(assignment), lineage_of(assignment)
+    path = written(assignment.scratch / f"{name}-profile.json", found.model_dump(mode="json", by_alias=True))
+    said = {"schema": found.schema_}
+    made = [artifact("profile", path, MEDIA_JSON, said, lineage)]
+    for trace in traces:
+        entry = artifact("trace", trace.path, trace.media_type, {"schema": 1, "trace": trace.kind}, lineage)
+        made.append({**entry, "role": f"trace-{trace.kind}"})
+    return made
