@@ -14,10 +14,12 @@ from app.commands import (
     compare,
     jobs,
     optimize,
+    profile,
     rebuild,
     resources,
     retention,
     service,
+    submit,
     webhooks,
 )
 from app.commands.common import EXPECTED, show_error
@@ -41,6 +43,8 @@ SERVICE, WORK, STORE, CATALOG, ADMIN = (
 
 app.command(rich_help_panel=WORK)(optimize.optimize)
 app.command(rich_help_panel=WORK)(rebuild.rebuild)
+app.command(rich_help_panel=WORK)(profile.profile)
+jobs.jobs.command()(submit.submit)
 app.add_typer(jobs.jobs, name="jobs", rich_help_panel=WORK)
 app.command(rich_help_panel=WORK)(jobs.report)
 app.command(rich_help_panel=WORK)(compare.compare)

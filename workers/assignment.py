@@ -69,7 +69,7 @@ class JobAssignment(BaseModel):
     options: dict[str, Any]
     asked: dict[str, Any] = {}
     data: str | None = None  # the dataset that engines are run on, where the request names one
-    advice: dict[str, Any] | None = None  # that the job follows: {job, number, gain}
+    advice: dict[str, Any] | None = None  # that the job follows, as `find_advice` gives it
     measure_seconds: float
     checkpoint_seconds: float = 300.0
     measuring_queue: str | None = None  # where a job goes on whose engine cannot run here

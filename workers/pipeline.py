@@ -15,6 +15,7 @@ from workers.building import build_engine, look_into, reference_engine
 from workers.bundle.package import Built, package
 from workers.context import Aside, Samples
 from workers.conversion import open_model
+from workers.followed import followed
 from workers.hand_over import HandOver
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
@@ -127,6 +128,9 @@ def optimize(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any
     check_runtime(attempt, original, sides[0], samples)
     measured = measure_alone(attempt, runtime.device, sides, samples, reference)
     result = shape_result(original, baseline_engine, engine, measured, attempt.warnings)
+    if assignment.advice is not None:
+        against = {"runtime": runtime.name, "params": plain.model_dump(mode="json")}
+        result["advice"] = followed(assignment.advice, against, result)
     built = Built(original, optimized, baseline_engine, engine, samples)
     return packaged(attempt, runtime, params, built, result, measured["machine"], measured["measurements"])
 

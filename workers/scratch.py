@@ -17,7 +17,9 @@ from app.catalog.recipe import Target, is_dataset
 from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.errors import NotFound
+from app.jobs.advice import find_advice
 from app.jobs.routing import measuring_queue
+from app.jobs.schemas import AdviceRequest
 from app.jobs.subjects import BUNDLE, ENGINE
 from app.jobs.tables import Job
 from app.models.tables import Model
@@ -91,7 +93,7 @@ def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
         options=request["options"],
         asked=request.get(job.kind) or {},
         data=request.get("data"),
-        advice=request.get("advice"),
+        advice=_advice(session, job),
         measure_seconds=get_settings().measure_seconds,
         checkpoint_seconds=get_settings().checkpoint_seconds,
         measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),
@@ -119,6 +121,16 @@ def lay_out(assignment: JobAssignment) -> Path:
     path = assignment.scratch.parent / "assignment.json"
     path.write_text(assignment.model_dump_json())
     return path
+
+
+def _advice(session: Session, job: Job) -> dict[str, Any] | None:
+    """What the job follows; None where the profile is gone by now."""
+    if job.request.get("advice") is None:
+        return None
+    try:
+        return find_advice(session, job.project_id, AdviceRequest.model_validate(job.request["advice"]))
+    except NotFound:
+        return None
 
 
 def _subject(session: Session, job: Job, root: Path) -> SubjectFiles:

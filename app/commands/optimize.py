@@ -28,6 +28,7 @@ from app.commands.common import (
 )
 from app.commands.parsing import bind_data, parse_pass, parse_targets, read_recipe
 from app.commands.plan import print_plan
+from app.commands.profile_tables import print_profile
 from app.commands.progress import busy, bytes_bar, job_bar
 from app.commands.tables import named_by_target, print_result, targets_table
 
@@ -317,6 +318,8 @@ def show_outcome(job: Json) -> None:
     runtime = job["targets"][0]["runtime"] if job["targets"] else ""
     if job["result"] is not None and "optimized" in job["result"]:
         print_result(console, job["result"], f"{job['name'] or job['id']} on {runtime}")
+    elif job["result"] is not None and "profile" in job["result"]:
+        print_profile(console, job)
     if job["problem"] is not None:
         print_problem(job["problem"])
         stderr().print(f"  [dim]log:[/] burnish jobs logs {job['id']}", soft_wrap=True)

@@ -122,10 +122,24 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
             f"[dim]measured on {latency['samples']} runs in {latency.get('launches')} launches, "
             f"batch {latency.get('batch')}, {latency.get('threads')} threads; intervals are 95%[/]"
         )
+    if (advice := result.get("advice")) is not None:
+        yield f"[bold]advice[/]      {escape(followed_text(advice))}"
     for text in comparison.get("why") or []:
         yield f"[dim]why:[/] {escape(text)}"
     for text in result.get("warnings") or []:
         yield f"[yellow]warning:[/] {escape(text)}"
+
+
+def followed_text(advice: Mapping[str, Any]) -> str:
+    """What advice had promised, and what came of it."""
+    text = f"{advice['title']}: "
+    if advice["predicted"] is not None:
+        text += f"predicted {interval_text(advice['predicted'], '×')}, "
+    if advice["measured"] is None:
+        return f"{text}not measured"
+    text += f"measured {interval_text(advice['measured'], '×')} against {advice['against']}"
+    words = {True: "as predicted", False: "not as predicted"}
+    return text if advice["as_predicted"] is None else f"{text}: {words[advice['as_predicted']]}"
 
 
 def fidelity_text(fidelity: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from app.catalog.passes import PASSES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
 from app.catalog.recipe_data import check_dataset
 from app.errors import InvalidParams, UnsupportedOperator
+from app.jobs.advice import find_advice
 from app.jobs.schemas import BenchmarkRequest, EvaluationRequest, JobRequest, OptimizeRequest, ProfileRequest
 from app.jobs.subjects import Subject, find_datasets, find_subject
 
@@ -58,6 +59,8 @@ def ground(session: Session, project_id: str, request: JobRequest) -> Grounds:
         id_: find_subject(session, project_id, id_, path) for id_, path in request.teacher_paths().items()
     }
     if isinstance(request, OptimizeRequest):
+        if request.advice is not None:
+            find_advice(session, project_id, request.advice)
         request = _evaluated(request, subject, datasets)
     else:
         request = _targeted(request, subject)

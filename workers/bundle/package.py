@@ -237,6 +237,8 @@ def dataset_roles(assignment: JobAssignment) -> list[dict[str, Any]]:
     ]
     if assignment.evaluation:
         named.append({"id": assignment.evaluation["dataset"], "role": "evaluation"})
+    if assignment.data is not None:
+        named.append({"id": assignment.data, "role": "data"})
     unique = {(entry["id"], entry["role"]): entry for entry in named}
     digests = {
         id_: files.digest
