@@ -88,5 +88,6 @@ class InspectAssignment(BaseModel):
     filename: str
     declared: dict[str, Any]
     runtimes: list[str] = []  # to ask for the model's operators
+    tokenizers: Path | None = None  # a dataset's: a folder for each step that tokenizes, called by its number
     max_archive_bytes: int
     max_archive_files: int

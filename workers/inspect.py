@@ -65,10 +65,12 @@ def inspect_dataset(
 ) -> dict[str, Any]:
     """{root, format, samples, inputs, labels} of a dataset."""
     report("checking")
-    if opening.format_of(assignment.file) == opening.NPZ:
+    if opening.format_of(assignment.file) == opening.NPZ and assignment.tokenizers is None:
         name, root = opening.NPZ, place(assignment.file, root, DATASET_FILE)
     else:
-        name = opening.lay_out(assignment.file, root, assignment.max_archive_bytes)
+        name = opening.lay_out(
+            assignment.file, root, assignment.max_archive_bytes, tokenizers=assignment.tokenizers
+        )
     files = DatasetFiles(
         id=assignment.subject_id,
         digest="",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from app.db import transaction
 from app.errors import BurnishError, Crashed, OutOfMemory, TimedOut, Unavailable
 from app.models import service as models
 from app.models.tables import Model
+from app.models.tokenizer import tokenizer_files
 from app.storage import get_storage
 from workers import running, scratch
 from workers.answers import inside
@@ -161,12 +162,26 @@ class Inspection:
             filename=self._row.filename,
             declared=self._row.declared or {},
             runtimes=offered(),
+            tokenizers=self._lay_out_tokenizers(),
             max_archive_bytes=settings.max_archive_bytes,
             max_archive_files=settings.max_archive_files,
         )
         path = self._folder / "assignment.json"
         path.write_text(assignment.model_dump_json())
         return path
+
+    def _lay_out_tokenizers(self) -> Path | None:
+        """What `InspectAssignment.tokenizers` says; None where the row names none."""
+        steps = datasets.tokenizing_steps(self._row.declared) if isinstance(self._row, Dataset) else {}
+        folder = self._folder / "tokenizers"
+        for number, step in steps.items():
+            with transaction(readonly=True) as session:
+                model = models.get_model(session, self._row.project_id, step["model"])
+            for file in tokenizer_files(model.digest or "", (model.facts or {})["entry"]):
+                target = folder / str(number) / PurePosixPath(file.path).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                get_storage().materialize_file(file.digest, target)
+        return folder if steps else None
 
     def _keep(self, last: dict[str, Any]) -> None:
         if last["type"] == "problem":

@@ -103,6 +103,33 @@ class Cast(_Fixed):
     )
 
 
+class Tokenize(Params):
+    """Puts the numbers of a text's tokens in its place, as the tokenizer that was uploaded with a model finds them.
+
+    Three arrays of `length` int64 come out: `input_ids`, `attention_mask` (1 for a token, 0 for padding) and `token_type_ids`
+    (which of two texts a token is of).
+    """
+
+    do: Literal["tokenize"] = Field(description="This transform's name.")
+    field: str = Field(min_length=1, max_length=255, description="The text.")
+    pair: str | None = Field(
+        default=None, min_length=1, max_length=255, description="The second text, for a network of pairs."
+    )
+    model: str = Field(
+        pattern="^mdl_[A-Za-z0-9]{1,36}$",
+        description="The id of the model whose `tokenizer.json` is used. The dataset keeps a copy: the model may go.",
+    )
+    length: Annotated[int, Field(ge=1, le=131072)] = Field(
+        description="Tokens of a sample, counting those that the tokenizer adds: more are cut off, fewer are padded."
+    )
+
+    @model_validator(mode="after")
+    def _two_texts(self) -> Self:
+        if self.pair == self.field:
+            raise ValueError("`pair` is the same text as `field`")
+        return self
+
+
 class _OfImages(Params):
     """Drawn anew for each sample and epoch, for each image."""
 
@@ -177,7 +204,7 @@ class Mixup(Params):
 
 
 Fixed = Annotated[
-    Resize | CenterCrop | Pad | Normalize | Layout | Grayscale | Cast, Field(discriminator="do")
+    Resize | CenterCrop | Pad | Normalize | Layout | Grayscale | Cast | Tokenize, Field(discriminator="do")
 ]  # the same each time
 Random = Annotated[
     Flip | RandomCrop | RandomResizedCrop | ColorJitter | Erase | Noise | Mixup, Field(discriminator="do")

@@ -221,7 +221,7 @@ def upload_dataset(
             metavar="JSON",
             help="What is done to each sample, in order, as "
             '\'{"do": "resize", "height": 224, "width": 224}\'; also center-crop, pad, normalize, layout, grayscale, '
-            "cast. Repeatable.",
+            'cast, and for text \'{"do": "tokenize", "field": "text", "model": "mdl_…", "length": 128}\'. Repeatable.',
         ),
     ] = None,
     url: UrlOption = None,

@@ -32,7 +32,8 @@ class DatasetFields(BaseModel):
         default_factory=list,
         max_length=50,
         description="What is done to each sample, in order: a JSON object each, as in "
-        '`{"do": "resize", "height": 224, "width": 224}`; see docs/training.md, or '
+        '`{"do": "resize", "height": 224, "width": 224}` or '
+        '`{"do": "tokenize", "field": "text", "model": "mdl_…", "length": 128}`; see docs/training.md, or '
         "`burnish datasets upload --help`.",
     )
 

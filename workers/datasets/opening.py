@@ -10,6 +10,7 @@ from app.storage.disk import link_or_copy
 from workers.archive import expand, is_archive, is_zip, too_large
 from workers.assignment import DatasetFiles
 from workers.datasets.records import RecordSamples
+from workers.datasets.tokenizing import FOLDER as TOKENIZERS
 
 NPZ, TAR, PARQUET = "npz", "tar", "parquet"
 FILES = {NPZ: "data.npz", TAR: "data.tar", PARQUET: "data.parquet"}
@@ -26,14 +27,20 @@ def format_of(file: Path) -> str:
     return TAR if is_archive(file) and not is_zip(file) else NPZ
 
 
-def lay_out(file: Path, root: Path, max_bytes: int) -> str:
-    """Lay an upload that is no `.npz` into the folder `root`, which is made; its format. A compressed `.tar` is expanded.
+def lay_out(file: Path, root: Path, max_bytes: int, tokenizers: Path | None = None) -> str:
+    """Lay an upload into the folder `root`, which is made; its format. A compressed `.tar` is expanded.
+
+    `tokenizers` is what `InspectAssignment` says: copied too, so that the dataset holds all that it is read by.
 
     Raises:
         PayloadTooLarge: it expands to more than `max_bytes`. InvalidDataset: it is damaged.
     """
     found = format_of(file)
     root.mkdir(parents=True)
+    for source in sorted(tokenizers.glob("*/*")) if tokenizers is not None else ():
+        target = root / TOKENIZERS / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source, target)
     try:
         if found == TAR and expand(file, root / FILES[TAR], max_bytes):
             return found

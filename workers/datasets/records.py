@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from app.text import plain
 from workers.assignment import DatasetFiles
 from workers.context import Feeds
 from workers.datasets.rows import stacked
+from workers.datasets.tokenizing import Tokenizing, prepared
 from workers.datasets.transforming import Value, transformed
 from workers.npz import LABEL_NAMES
 
@@ -69,7 +71,7 @@ class RecordSamples:
     def __init__(self, records: Records, files: DatasetFiles):
         """Raises InvalidDataset: a field is none of the file's, or the first sample cannot be read."""
         self.records, self.files = records, files
-        self._steps = _STEPS.validate_python(files.declared.get("transforms", []))
+        self._steps = prepared(_STEPS.validate_python(files.declared.get("transforms", [])), files.root)
         self._fields: Mapping[str, str] = files.declared.get("fields") or records.usual
         for name, source in self._fields.items():
             if source not in records.sources:
@@ -101,11 +103,17 @@ class RecordSamples:
 
     @property
     def digest(self) -> str:
-        """Of the files and of how they are read."""
+        """Of the files and of how they are read: tokenizers are among the files, whatever model they came with."""
         if not self.files.declared:
             return self.files.digest
-        cause = json.dumps([self.files.digest, self.files.declared], sort_keys=True)
-        return hashlib.sha256(cause.encode()).hexdigest()
+        cause: list[Any] = [self.files.digest, self.files.declared]
+        if any(isinstance(step, Tokenizing) for step in self._steps):
+            steps = [
+                {key: value for key, value in step.items() if key != "model"}
+                for step in self.files.declared["transforms"]
+            ]
+            cause = [self.files.digest, {**self.files.declared, "transforms": steps}, version("tokenizers")]
+        return hashlib.sha256(json.dumps(cause, sort_keys=True).encode()).hexdigest()
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:

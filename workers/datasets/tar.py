@@ -181,7 +181,7 @@ def _decoded(source: str, data: bytes) -> Value:
         if kind == "npy":
             return Value(_array(data))
         if kind == "json":
-            return Value(_numbers(json.loads(data)))
+            return Value(_numbers_or_text(json.loads(data)))
         if kind in TEXT:
             return Value(np.array(data.decode("utf-8")))
     except (ValueError, RecursionError, OverflowError) as error:
@@ -211,8 +211,8 @@ def _array(data: bytes) -> np.ndarray:
     return np.frombuffer(rest, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _numbers(value: object) -> np.ndarray:
+def _numbers_or_text(value: object) -> np.ndarray:
     found = np.array(value)
-    if found.dtype.kind not in "fiub":
-        raise ValueError("it holds more than a number, or a list of numbers")
+    if found.dtype.kind not in "fiub" and not isinstance(value, str):
+        raise ValueError("it holds more than a number, a list of numbers, or a text")
     return found

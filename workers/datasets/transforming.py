@@ -8,6 +8,7 @@ import numpy as np
 from app.catalog import transforms
 from app.catalog.transforms import Fixed
 from workers.datasets.pixels import MOST_PIXELS, clipped, gray, resized
+from workers.datasets.tokenizing import Tokenizing
 
 
 class Value(NamedTuple):
@@ -18,7 +19,7 @@ class Value(NamedTuple):
 
 
 def transformed(
-    values: Mapping[str, Value], steps: Sequence[Fixed], label: str | None
+    values: Mapping[str, Value], steps: Sequence[Fixed | Tokenizing], label: str | None
 ) -> dict[str, np.ndarray]:
     """The arrays of a sample after all steps.
 
@@ -27,6 +28,9 @@ def transformed(
     """
     now = dict(values)
     for step in steps:
+        if isinstance(step, Tokenizing):
+            now = _tokenized(step, now, label)
+            continue
         if step.field is not None and step.field not in now:
             raise ValueError(f"{step.do}: there is no array {step.field!r}, there are {sorted(now)}")
         for name in [step.field] if step.field is not None else _fitting(step, now, label):
@@ -35,6 +39,25 @@ def transformed(
             except ValueError as error:
                 raise ValueError(f"{step.do} of {name!r}: {error}") from error
     return {name: np.asarray(value.array, order="C") for name, value in now.items()}
+
+
+def _tokenized(step: Tokenizing, values: Mapping[str, Value], label: str | None) -> dict[str, Value]:
+    """The arrays with tokens in place of the texts."""
+    texts = []
+    for name in step.sources:
+        if name == label:
+            raise ValueError(f"tokenize: {name!r} are the labels")
+        if name not in values:
+            raise ValueError(f"tokenize: there is no array {name!r}, there are {sorted(values)}")
+        texts.append(values[name].array)
+    try:
+        tokens = step(texts)
+    except ValueError as error:
+        raise ValueError(f"tokenize of {' and '.join(map(repr, step.sources))}: {error}") from error
+    others = {name: value for name, value in values.items() if name not in step.sources}
+    if twice := sorted(tokens.keys() & others.keys()):
+        raise ValueError(f"tokenize: there is an array {twice[0]!r} already")
+    return others | {name: Value(array) for name, array in tokens.items()}
 
 
 def _fitting(step: Fixed, values: Mapping[str, Value], label: str | None) -> list[str]:
