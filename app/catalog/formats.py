@@ -7,7 +7,7 @@ _EXPORT = "torch.export.save(torch.export.export(model.eval(), (example,)), 'mod
 _SPECS = (
     FormatSpec(
         name="onnx",
-        version=1,
+        version=2,
         title="ONNX",
         files="`.onnx`, or a `.zip` or `.tar` of it with its external weights",
         documentation="The form in which passes work. Opsets up to the newest that the installed onnx package knows; "

@@ -96,14 +96,21 @@ class Builder:
     def parameter(
         self, name: str, tag: str = "", change: Callable[[Tensor], Tensor] | None = None
     ) -> nn.Parameter | None:
-        """A floating constant as a weight, `change`d; the same one for the same constant and tag. None: it is none."""
+        """A floating constant as a weight, `change`d; the same one for the same constant and tag. None: it is none.
+
+        Exporters store equal constants once. So one number repeated, as in biases that nobody trained yet, is a weight of its own
+        for each node that reads it: what was trained, and is equal all the same, was one.
+        """
         constant = self.constant(name)
         if constant is None or not constant.value.dtype.is_floating_point:
             return None
-        key = (constant.key, tag)
+        reader = ""
+        if self._current is not None and not self.alone(name) and _repeated(constant.tensor):
+            reader = f" of {self._current.outputs[0]}"
+        key = (f"{constant.key}{reader}", tag)
         if key not in self.model.parameters:
             tensor = change(constant.tensor) if change else constant.tensor
-            self.model.parameters[key] = nn.Parameter(tensor.contiguous())
+            self.model.parameters[key] = nn.Parameter(tensor.clone() if reader else tensor.contiguous())
         return self.model.parameters[key]
 
     def new_parameter(self, constant: Constant, value: Tensor) -> nn.Parameter:
@@ -309,6 +316,11 @@ class Builder:
         if self._current is not None:
             node.meta["onnx_node"] = self._current.name
         return node
+
+
+def _repeated(tensor: Tensor) -> bool:
+    """Whether all elements are one number."""
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def _has_to_stay(node: fx.Node) -> bool:

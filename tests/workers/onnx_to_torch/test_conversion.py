@@ -110,6 +110,27 @@ def test_a_table_that_is_the_last_layer_too_stays_one_parameter():
     assert layers(module, nn.Embedding)[0].weight is layers(module, nn.Linear)[0].weight
 
 
+@pytest.mark.parametrize("renamed", [False, True], ids=["one-name", "two-names"])
+def test_a_bias_of_zeros_that_exporters_stored_once_is_each_layers_own(renamed):
+    named = ["c = Identity(b)"] if renamed else []
+    second = "c" if renamed else "b"
+    proto = model(
+        [*named, "h = Gemm<transB = 1>(x, v, b)", f"y = Gemm<transB = 1>(h, w, {second})"],
+        [floats("x", "n", 4)], [floats("y", "n", 4)],
+        v=weight(4, 4), w=weight(4, 4), b=np.zeros(4, np.float32),
+    )  # fmt: skip
+    first, second = layers(same(proto, weight(2, 4)), nn.Linear)
+    assert first.bias.data_ptr() != second.bias.data_ptr()
+
+
+def test_a_trained_bias_that_two_layers_read_stays_one_parameter():
+    proto = model(
+        ["h = Gemm<transB = 1>(x, w, b)", "y = Gemm<transB = 1>(h, w, b)"],
+        [floats("x", "n", 4)], [floats("y", "n", 4)], w=weight(4, 4), b=weight(4),
+    )  # fmt: skip
+    assert len(list(same(proto, weight(2, 4)).parameters())) == 2
+
+
 def test_a_weight_that_is_read_as_it_is_too_is_not_copied_into_a_layer():
     proto = model(
         ["p = MatMul(x, w)", "y = Add(p, w)"], [floats("x", 4, 4)], [floats("y", 4, 4)], w=weight(4, 4)
