@@ -187,7 +187,7 @@ _SPECS = (
     ),
     PassSpec(
         name="prune-channels",
-        version=1,
+        version=2,
         title="Remove channels",
         params=PruneChannelsParams,
         consumes=frozenset({"fp32"}),

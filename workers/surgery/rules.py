@@ -282,6 +282,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["layer_norm", "rms_norm"], _normed),
     "rsub": _elementwise,
     "masked_fill": _elementwise,
+    "where": _elementwise,
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,
     "channel_shuffle": _shuffled,
