@@ -1,69 +1,94 @@
-"""Pruned networks run on every runtime of this machine with the answers that they had, and build for TensorRT for RTX."""
+"""Real networks through `prune-channels`: as they were where nothing is pruned, and pruned on every runtime of this machine with
+the answers that the pruned program gives; they build for TensorRT for RTX.
+"""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from app.catalog.formats import way
-from app.catalog.runtimes import RUNTIMES
-from tests.workers.surgery.cutting import answers, lifted, some_units, without
-from tests.workers.surgery.test_channels_zoo import LARGE, Bert
-from workers import runtimes
-from workers.conversion import convert, open_model
+from tests.workers.onnx_to_torch.exports import decibels, network
+from tests.workers.surgery.engines import ELSEWHERE, HERE, built, run_on
+from tests.workers.surgery.test_channels_zoo import LARGE, Bert, vgg, zoo
+from tests.workers.surgery.trials import Trial, trial
+from tests.workers.torch_programs.networks import lived_in
+from workers.context import PassContext
 from workers.model_handle import ModelHandle
-from workers.onnx_files import tree_digest
-from workers.runtimes.base import Engine
-from workers.surgery.channels import couple
-from workers.surgery.written import write
-from workers.torch.model import TorchModel, example_inputs, to_array
+from workers.torch.model import example_inputs, to_array
 
-SHUFFLED = "shufflenetv2"
+IMAGES = (3, 224, 224)
+SHARE = 0.7
+Shape = tuple[int, ...]
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape, Shape]] = {  # with the shapes of inputs and output
+    "resnet": (LARGE["resnet18"], IMAGES, (10,)),
+    "vgg": (vgg, (3, 32, 32), (7,)),
+    "mobilenet": (zoo("mobilenet", "mobilenet_wd4"), IMAGES, (10,)),
+    "mobilenetv2": (LARGE["mobilenetv2"], IMAGES, (10,)),
+    "shufflenetv2": (LARGE["shufflenetv2"], IMAGES, (10,)),
+    "efficientnet_b0": (LARGE["efficientnet_b0"], IMAGES, (10,)),
+    "bert": (lambda: Bert("sdpa"), (12,), (7,)),
+    "minilm": (lambda: network("minilm")[0], (12,), (12, 384)),
+}
 
 
-def pruned(name: str) -> TorchModel:
+@dataclass(frozen=True)
+class Subject:
+    """A network, inputs of it, and what `prune-channels` leaves: all of it, and a part."""
+
+    tried: Trial
+    feeds: dict[str, np.ndarray]
+    whole: ModelHandle
+    smaller: ModelHandle
+    told: PassContext
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    make, taken, given = NETWORKS[request.param]
     torch.manual_seed(0)
-    model = (
-        lifted(LARGE[name](), 3, 224, 224) if name == SHUFFLED else lifted(Bert("sdpa"), 12, dtype="int64")
-    )
-    coupling = couple(model)
-    return without(model, coupling, some_units(coupling, 0.4, seed=3))
-
-
-def engine(model: TorchModel, runtime: str, folder: Path) -> Engine:
-    program = folder / "program"
-    program.mkdir()
-    write(model, program / "model.pt2")
-    handle = ModelHandle(program, "model.pt2", "torch-export", tree_digest(program))
-    if (to := way(handle.format, RUNTIMES[runtime].formats)) is not None:
-        (folder / "converted").mkdir()
-        handle, _ = convert(open_model(handle), to, folder / "converted", 0)
-    (folder / "engine").mkdir()
-    spec = RUNTIMES[runtime]
-    return runtimes.registry.alone(runtime).build(
-        handle, spec.baseline_params(spec.params()), folder / "engine"
-    )
+    made = lived_in(make())
+    names = ("tokens", "mask") if request.param == "minilm" else ("values",)
+    dtype = "float32" if len(taken) == 3 else "int64"
+    inputs = [{"name": name, "dtype": dtype, "shape": ["batch", *taken]} for name in names]
+    outputs = [{"name": "found", "dtype": "float32", "shape": ["batch", *given]}]
+    tried = trial(tmp_path_factory.mktemp(request.param), "prune-channels", made, inputs, outputs)
+    values = zip(names, example_inputs(inputs), strict=True)
+    whole, _ = tried.apply(ratio=0)
+    smaller, told = tried.apply(target="flops", to=SHARE, round_to=1)  # odd numbers are the harder ones
+    return Subject(tried, {name: to_array(value) for name, value in values}, whole, smaller, told)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-cpu", "torch-eager"])
-@pytest.mark.parametrize("name", [SHUFFLED, "bert"])
-def test_runs_with_the_answers_that_it_had(name: str, runtime: str, tmp_path: Path):
-    model = pruned(name)
-    spec = RUNTIMES[runtime]
-    loaded = runtimes.registry.alone(runtime).load(
-        engine(model, runtime, tmp_path), spec.baseline_params(spec.params())
-    )
-    values = example_inputs(model.inputs)
-    feeds = {entry["name"]: to_array(value) for entry, value in zip(model.inputs, values, strict=True)}
+def test_nothing_pruned_gives_the_same_answers(subject: Subject):
+    found, wanted = (subject.tried.run(one, **subject.feeds) for one in (subject.whole, subject.tried.model))
 
-    np.testing.assert_allclose(loaded.run(feeds)["y0"], answers(model)[0].numpy(), rtol=1e-3, atol=1e-4)
+    assert np.array_equal(found["found"], wanted["found"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [SHUFFLED, "bert"])
-def test_builds_for_tensorrt_for_rtx(name: str, tmp_path: Path):
-    built = engine(pruned(name), "tensorrt-rtx", tmp_path)
+def test_operations_go_from_every_kind_of_network(subject: Subject):
+    flops = subject.told.facts["flops"]
 
-    assert (built.root / built.entry).stat().st_size > 10_000
+    assert 0.9 * SHARE < flops["after"] / flops["before"] <= SHARE
+    assert not subject.told.warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", HERE)
+def test_runs_with_the_answers_that_it_had(subject: Subject, runtime: str, tmp_path: Path):
+    wanted = subject.tried.run(subject.smaller, **subject.feeds)["found"]
+    found = run_on(subject.smaller, runtime, subject.feeds, tmp_path)["found"]
+
+    assert np.abs(wanted).max() > 0
+    assert decibels(wanted, found) > 60
+
+
+@pytest.mark.slow
+def test_builds_for_tensorrt_for_rtx(subject: Subject, tmp_path: Path):
+    engine = built(subject.smaller, ELSEWHERE, tmp_path)
+
+    assert (engine.root / engine.entry).stat().st_size > 10_000
