@@ -14,11 +14,11 @@ from app.config import get_settings
 from app.datasets import service as datasets
 from app.datasets.tables import Dataset
 from app.db import transaction
-from app.errors import BurnishError, Crashed, OutOfMemory, TimedOut, Unavailable
+from app.errors import BurnishError, Crashed, NotFound, OutOfMemory, TimedOut, Unavailable
 from app.models import service as models
 from app.models.tables import Model
 from app.models.tokenizer import tokenizer_files
-from app.storage import get_storage
+from app.storage import TreeFile, get_storage
 from workers import running, scratch
 from workers.answers import inside
 from workers.assignment import UPLOAD_NAMES, InspectAssignment
@@ -171,17 +171,31 @@ class Inspection:
         return path
 
     def _lay_out_tokenizers(self) -> Path | None:
-        """What `InspectAssignment.tokenizers` says; None where the row names none."""
+        """What `InspectAssignment.tokenizers` says; None where the row names none.
+
+        Raises:
+            NotFound: a model was deleted since the dataset was uploaded.
+        """
         steps = datasets.tokenizing_steps(self._row.declared) if isinstance(self._row, Dataset) else {}
         folder = self._folder / "tokenizers"
         for number, step in steps.items():
-            with transaction(readonly=True) as session:
-                model = models.get_model(session, self._row.project_id, step["model"])
-            for file in tokenizer_files(model.digest or "", (model.facts or {})["entry"]):
+            for file in self._tokenizer_of(step["model"]):
                 target = folder / str(number) / PurePosixPath(file.path).name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 get_storage().materialize_file(file.digest, target)
         return folder if steps else None
+
+    def _tokenizer_of(self, model_id: str) -> list[TreeFile]:
+        try:
+            with transaction(readonly=True) as session:
+                model = models.get_model(session, self._row.project_id, model_id)
+                digest, entry = model.digest or "", (model.facts or {})["entry"]
+            return tokenizer_files(digest, entry)
+        except NotFound as error:
+            raise NotFound(
+                f"the model {model_id}, whose tokenizer the dataset names, was deleted before the dataset was inspected",
+                hint="upload both again, and keep the model until the dataset is ready",
+            ) from error
 
     def _keep(self, last: dict[str, Any]) -> None:
         if last["type"] == "problem":
