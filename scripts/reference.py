@@ -1,4 +1,4 @@
-"""Write `docs/reference/*.md` from the code: settings, formats, passes, runtimes, metrics, errors, commands.
+"""Write `docs/reference/*.md` from the code: settings, formats, passes, transforms, runtimes, metrics, errors, commands.
 
 python -m scripts.reference            write the pages
 python -m scripts.reference --check    write nothing; exit 1 where a page differs or something has no description
@@ -21,6 +21,7 @@ from app.catalog.metrics import METRICS
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import ByParameter, Params, PassSpec, RuntimeSpec, need_text
+from app.catalog.transforms import Fixed, Random
 from app.cli import app as command_line
 from app.config import Settings
 from app.errors import by_code, title_of
@@ -58,6 +59,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings,
         "formats.md": formats,
         "passes.md": passes,
+        "transforms.md": transforms,
         "runtimes.md": runtimes,
         "metrics.md": metrics,
         "errors.md": errors,
@@ -86,6 +88,12 @@ def undescribed() -> list[str]:
         described += [(spec.name, spec.documentation if spec.title else None)]
         described += [
             (f"{spec.name}.{name}", field.description) for name, field in spec.params.model_fields.items()
+        ]
+    for transform in _transforms(Fixed) + _transforms(Random):
+        described += [(transform.__name__, transform.__doc__)]
+        described += [
+            (f"{transform.__name__}.{name}", field.description)
+            for name, field in transform.model_fields.items()
         ]
     described += [(f"{spec.name}'s preset", inspect.getdoc(spec.preset)) for spec in RUNTIMES.values()]
     described += [(spec.name, spec.documentation if spec.title else None) for spec in METRICS.values()]
@@ -160,6 +168,41 @@ def passes() -> Iterator[str]:
         ]
         yield from _table(("", ""), facts)
         yield from _params(spec.params)
+
+
+def transforms() -> Iterator[str]:
+    yield from (
+        "# Transforms",
+        "",
+        "What is done to each sample on its way to a network, as data: `do` names the transform, the other keys are its parameters. "
+        "Keys that it does not know are refused. See [training](../training.md).",
+    )
+    kinds = (
+        (
+            "Of a dataset",
+            "Said when it is uploaded (`transforms`), done in order, the same each time.",
+            Fixed,
+        ),
+        (
+            "Of training",
+            "Said by a pass that trains (`augment`), drawn anew for each sample and epoch.",
+            Random,
+        ),
+    )
+    for title, text, union in kinds:
+        yield from ("", f"## {title}", "", text)
+        for transform in _transforms(union):
+            yield from ("", f"### `{_name(transform)}`", "", inspect.cleandoc(transform.__doc__ or ""))
+            yield from _params(transform, but="do")
+
+
+def _transforms(union: Any) -> list[type[Params]]:
+    """The classes of `Fixed` or `Random`."""
+    return list(get_args(get_args(union)[0]))
+
+
+def _name(transform: type[Params]) -> str:
+    return str(get_args(transform.model_fields["do"].annotation)[0])
 
 
 def runtimes() -> Iterator[str]:
@@ -260,11 +303,12 @@ def _option_default(option: Any) -> str:
     return "" if shown in (None, False, "", []) or callable(shown) else _default(shown)
 
 
-def _params(params: type[Params]) -> Iterator[str]:
+def _params(params: type[Params], but: str = "") -> Iterator[str]:
     schema = params.model_json_schema()
     rows = [
         (f"`{name}`", _kind(field), _default(field.get("default")), _cell(field.get("description")))
         for name, field in schema.get("properties", {}).items()
+        if name != but
     ]
     if rows:
         yield ""
