@@ -29,7 +29,7 @@ _SAVE_AGAIN = "save it again where it was trained (`tokenizer.save_pretrained(fo
 
 
 class Tokenizing:
-    """A `tokenize` step with its tokenizer. Safe to pickle and to fork: each process that reads opens the file for itself."""
+    """A `tokenize` step with its tokenizer, which is opened when the first text is read. Safe to pickle and to fork."""
 
     def __init__(self, step: Tokenize, folder: Path):
         """`folder` holds `tokenizer.json`, perhaps with `tokenizer_config.json`."""
@@ -63,7 +63,7 @@ class Tokenizing:
 
     @cached_property
     def _tokenizer(self) -> "tokenizers.Tokenizer":
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it warns of each fork else
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else it starts threads, which a fork loses
         from tokenizers import Tokenizer
 
         config = self._config()
@@ -125,9 +125,6 @@ class Tokenizing:
         return InvalidDataset(
             f"the tokenizer of {self._step.model} {plain(what, 400)}", param="transforms", hint=hint
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"}
 
 
 def prepared(steps: Sequence[Fixed], root: Path) -> list[Fixed | Tokenizing]:

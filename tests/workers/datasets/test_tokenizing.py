@@ -1,6 +1,9 @@
-"""Texts become what the model's own tokenizer makes of them, the same wherever they are read; what cannot be is named."""
+"""Texts become what the model's own tokenizer makes of them, the same wherever they are read."""
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,7 @@ import torch
 
 from app.catalog.pass_params.training import LoaderParams
 from app.catalog.transforms import Tokenize
-from app.errors import InvalidDataset
-from tests.workers.datasets.files import files, parquet, tar
+from tests.workers.datasets.files import parquet
 from tests.workers.datasets.test_formats import everything
 from tests.workers.datasets.texts import (
     LABELS,
@@ -20,7 +22,7 @@ from tests.workers.datasets.texts import (
     MINILM,
     PAIRS,
     TEXTS,
-    members,
+    inspected,
     step,
     texts_of_json,
     texts_of_npz,
@@ -28,10 +30,9 @@ from tests.workers.datasets.texts import (
     texts_of_tar,
     tokenizer,
 )
-from workers.assignment import DatasetFiles, InspectAssignment
+from workers.assignment import DatasetFiles
 from workers.datasets.rows import write_rows
 from workers.datasets.tokenizing import Tokenizing
-from workers.inspect import inspect
 from workers.samples import open_samples
 from workers.torch.transformers import transformers_library
 from workers.training.batches import open_batches
@@ -153,9 +154,7 @@ def test_the_digest_covers_the_tokenizer_and_not_whose_it_was(tmp_path: Path) ->
     ],
     ids=["two", "memory", "memory-two", "auto"],
 )
-def test_processes_that_read_give_the_same(
-    tmp_path: Path, loader: dict[str, Any], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_processes_that_read_give_the_same(tmp_path: Path, loader: dict[str, Any]) -> None:
     tokenizer(tmp_path)
     samples = open_samples(texts_of_tar(tmp_path, step()))
     everything(samples)  # the tokenizer was used before others are forked
@@ -173,7 +172,26 @@ def test_processes_that_read_give_the_same(
         batches.close()
     for each in read:
         same(dict(zip(NAMES, (values.numpy() for values in each), strict=True)), expected(TEXTS))
-    assert "fork" not in capfd.readouterr().err
+
+
+THREADS = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from app.catalog.transforms import Tokenize
+from workers.datasets.tokenizing import Tokenizing
+step = Tokenize(do="tokenize", field="text", model="mdl_1", length=8)
+before = len(os.listdir("/proc/self/task"))
+Tokenizing(step, Path(sys.argv[1]))([np.array("a text")])
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_no_thread_is_started_that_a_fork_would_lose(tmp_path: Path) -> None:
+    given = [sys.executable, "-c", THREADS, str(tokenizer(tmp_path))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENIZERS")}
+    done = subprocess.run(given, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 def test_a_tokenizer_that_was_used_is_sent_to_another_process(tmp_path: Path) -> None:
@@ -190,26 +208,6 @@ def test_rows_hold_tokens(tmp_path: Path) -> None:
     rows = write_rows(samples, tmp_path / "rows")
     assert rows.inputs == samples.inputs
     same(everything(rows)[0], expected(TEXTS, PAIRS))
-
-
-def inspected(tmp_path: Path, data: DatasetFiles, name: str) -> dict[str, Any]:
-    """The dataset, inspected as a worker hands it over: the file, and tokenizers beside it."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    return inspect(
-        InspectAssignment(
-            subject="dataset",
-            subject_id="dat_1",
-            scratch=scratch,
-            file=data.root / name,
-            filename=name,
-            declared=data.declared,
-            tokenizers=data.root / "tokenizers",
-            max_archive_bytes=10**9,
-            max_archive_files=1000,
-        ),
-        lambda message: None,
-    )
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet", "npz"])
@@ -233,151 +231,3 @@ def test_an_inspected_dataset_holds_its_tokenizers(tmp_path: Path, kind: str) ->
     assert found["labels"]["classes"] == 2
     again = open_samples(data.model_copy(update={"root": root}))
     assert np.array_equal(everything(again)[0]["input_ids"], expected(TEXTS)["input_ids"])
-
-
-def broken_tar(root: Path, data: bytes, ending: str = "txt") -> DatasetFiles:
-    given = [*members(ending, lambda text: b'"text"'), (f"x.{ending}", data), ("x.cls", b"0")]
-    return tar(root, given, fields={"text": ending, "labels": "cls"}, transforms=[step()])
-
-
-BAD: dict[str, tuple[Callable[[Path], DatasetFiles], str]] = {
-    "utf-8": (
-        lambda root: broken_tar(root, b"caf\xe9"),
-        "sample 5 (x) cannot be read: its file .txt: 'utf-8' codec can't decode byte 0xe9",
-    ),
-    "json-utf-8": (
-        lambda root: broken_tar(root, b'"caf\xe9"', "json"),
-        "sample 5 (x) cannot be read: its file .json: 'utf-8' codec can't decode byte 0xe9",
-    ),
-    "surrogate": (
-        lambda root: broken_tar(root, b'"\\ud800"', "json"),
-        "sample 5 (x) cannot be read: tokenize of 'text': 'utf-8' codec can't encode character '\\ud800'",
-    ),
-    "number": (
-        lambda root: broken_tar(root, b"7", "json"),
-        "sample 5 (x) cannot be read: tokenize of 'text': it holds int64, not one text",
-    ),
-    "list": (
-        lambda root: broken_tar(root, b'["a", "b"]', "json"),
-        "sample 5 (x) cannot be read: its file .json: it holds more than a number, a list of numbers, or a text",
-    ),
-    "long": (
-        lambda root: broken_tar(root, b"a " * 500_001),
-        "sample 5 (x) cannot be read: tokenize of 'text': its text has 1000002 characters; 1000000 are taken",
-    ),
-    "missing": (
-        lambda root: tar(root, [*members(), ("x.cls", b"0")], fields={"text": "txt"}, transforms=[step()]),
-        "sample 5 (x) cannot be read: it has no file .txt",
-    ),
-    "null": (
-        lambda root: parquet(root, {"text": ["a", "b", None]}, transforms=[step()]),
-        "sample 2 cannot be read: its column 'text' is null",
-    ),
-    "column": (
-        lambda root: parquet(root, {"text": [1, 2]}, transforms=[step()]),
-        "sample 0 cannot be read: tokenize of 'text': it holds int64, not one text",
-    ),
-    "several": (
-        lambda root: npz(root, text=np.array([["a", "b"], ["c", "d"]])),
-        "sample 0 cannot be read: tokenize of 'text': it holds text [2], not one text",
-    ),
-    "bytes": (
-        lambda root: npz(root, text=np.array([b"fine", b"caf\xe9"])),
-        "sample 1 cannot be read: tokenize of 'text': 'utf-8' codec can't decode byte 0xe9",
-    ),
-    "field": (
-        lambda root: texts_of_tar(root, step(field="words")),
-        "tokenize: there is no array 'words', there are ['labels', 'pair', 'text']",
-    ),
-    "pair": (
-        lambda root: texts_of_tar(root, step(pair="other")),
-        "tokenize: there is no array 'other', there are ['labels', 'pair', 'text']",
-    ),
-    "labels": (
-        lambda root: parquet(root, {"text": ["a"], "label": ["b"]}, transforms=[step(field="label")]),
-        "tokenize: 'label' are the labels",
-    ),
-    "twice": (
-        lambda root: parquet(root, {"text": ["a"], "attention_mask": [[1]]}, transforms=[step()]),
-        "tokenize: there is an array 'attention_mask' already",
-    ),
-    "length": (
-        lambda root: texts_of_tar(root, step(length=2)),
-        "a length of 2 leaves no room for text: the tokenizer of mdl_1 adds 2 tokens of its own",
-    ),
-    "pair-length": (
-        lambda root: texts_of_tar(root, step(length=3, pair="pair")),
-        "a length of 3 leaves no room for text: the tokenizer of mdl_1 adds 3 tokens of its own",
-    ),
-}
-
-
-def npz(root: Path, **arrays: np.ndarray) -> DatasetFiles:
-    np.savez(root / "data.npz", **arrays)  # type: ignore[arg-type]
-    return files(root, "npz", transforms=[step()])
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_tokenized_is_named(tmp_path: Path, case: str) -> None:
-    make, words = BAD[case]
-    given = tmp_path / "given"
-    tokenizer(given)
-    data = make(given)
-    with pytest.raises(InvalidDataset) as caught:
-        inspected(tmp_path, data, f"data.{data.format}")
-    assert words in caught.value.detail
-
-
-BAD_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
-    "no-pad": ({"config": {}, "padding": None, "added_tokens": []}, "has no token to pad with"),
-    "unknown-pad": ({"config": {"pad_token": "<none>"}}, "does not know the token '<none>' to pad with"),
-    "version": ({"version": "9.9"}, "cannot be read"),
-    "panic": (
-        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
-        "cannot be read: Precompiled",
-    ),
-    "late-panic": (
-        {
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                    {"SpecialToken": {"id": "[X]", "type_id": 0}},
-                ],
-                "pair": [],
-                "special_tokens": {},
-            }
-        },
-        "sample 0 (0) cannot be read: tokenize of 'text': the tokenizer fails: ",
-    ),
-    "twice-as-long": (
-        {
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2,
-                "pair": [],
-                "special_tokens": {},
-            }
-        },
-        "sample 0 (0) cannot be read: tokenize of 'text': the tokenizer gives 14 tokens where 12 are wanted",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_TOKENIZERS)
-def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path: Path, case: str) -> None:
-    told, words = BAD_TOKENIZERS[case]
-    given = tmp_path / "given"
-    tokenizer(given, **told)
-    with pytest.raises(InvalidDataset) as caught:
-        inspected(tmp_path, texts_of_tar(given, step()), "data.tar")
-    assert words in caught.value.detail
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("text", ["{", "[]", ""], ids=["cut", "list", "empty"])
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path, name: str, text: str) -> None:
-    (tokenizer(tmp_path) / name).write_text(text)
-    with pytest.raises(InvalidDataset, match="the tokenizer of mdl_1 cannot be read"):
-        open_samples(texts_of_tar(tmp_path, step())).inputs  # noqa: B018

