@@ -71,8 +71,9 @@ def compare_latency(
 
     The answer: `baseline` and `optimized` with {latency {p50_ms, p90_ms, p99_ms, mean_ms, samples, launches, batch,
     threads}, throughput_per_s, concurrency, throughput_blocks, peak_memory_bytes, peak_gpu_memory_bytes, load_ms, p50_interval_ms,
-    block_medians_ms, spread}; `speedup` {value, low, high, verdict}; `control` {value, low, high, block_medians_ms};
-    `pinned_cpus`; `plan`; `waited_share`. With a `reference` also this side, and `speedup_over_reference` like `speedup`.
+    block_medians_ms, runs_ns (every timed run, [launches][blocks][runs]), spread}; `speedup` {value, low, high, verdict};
+    `control` {value, low, high, block_medians_ms}; `pinned_cpus`; `plan`; `waited_share`. With a `reference` also this side, and
+    `speedup_over_reference` like `speedup`.
 
     - p99_ms is None where fewer than `P99_RUNS` runs were timed.
     - throughput_per_s counts samples: the median of what the blocks reached. Runs come one after another, as they do for

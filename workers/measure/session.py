@@ -69,7 +69,8 @@ def measure(
 
     The answer: `baseline`, `optimized` and `reference` (None where none is given) {latency, throughput_per_s, concurrency
     (runs under way for that), peak_memory_bytes, peak_gpu_memory_bytes, load_ms, accuracy}; `comparison` {speedup, control, fidelity,
-    accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of `protocol.py`; `machine`; `warnings`.
+    accuracy_drop, within_budget, max_drop, samples_needed}; `measurements`, the rows of `protocol.py`; `runs_ns`, by side every timed
+    run [launches][blocks][runs]; `machine`; `warnings`.
 
     Raises:
         InvalidParams: a budget on a metric that has no drop.
@@ -130,6 +131,7 @@ def measure(
         **sides,
         "comparison": comparison,
         "measurements": measurement_rows(timed, comparison, sides, described),
+        "runs_ns": {name: timed[name]["runs_ns"] for name in sides},
         "machine": described,
         "warnings": warnings,
     }

@@ -115,6 +115,7 @@ def side(timed: Timed, batch: int, threads: int, seed: int) -> dict[str, Any]:
         "load_ms": median(timed.load_ms),
         "p50_interval_ms": bounds(median_interval(medians, seed)),
         "block_medians_ms": medians.tolist(),
+        "runs_ns": timed.blocks,
         "spread": {
             "load_ms": timed.load_ms,
             "peak_bytes": timed.peak_bytes,

@@ -94,6 +94,12 @@ def test_a_session_answers_what_the_contract_promises(measured: tuple[dict[str, 
     assert found["machine"]["runtimes"]["onnxruntime-cpu"]["onnxruntime"]
     assert any("120 of 120 evaluation samples" in text for text in found["warnings"])
     assert any("120 samples do not decide" in text for text in found["warnings"])
+    for side in ("baseline", "optimized"):
+        runs = np.array(
+            [run for launch in found["runs_ns"][side] for block in launch for run in block]
+        )  # every timed one
+        assert len(runs) == found[side]["latency"]["samples"]
+        assert np.median(runs) / 1e6 == found[side]["latency"]["p50_ms"]
     json.dumps(found, allow_nan=False)
     assert told[0] == (0, SAMPLES, "comparing outputs")
     assert [done for done, total, _ in told if total == 10] == list(
