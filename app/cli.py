@@ -9,6 +9,7 @@ from app import __version__
 from app.commands import (
     account,
     admin,
+    benchmark,
     catalog,
     check,
     compare,
@@ -44,6 +45,7 @@ SERVICE, WORK, STORE, CATALOG, ADMIN = (
 app.command(rich_help_panel=WORK)(optimize.optimize)
 app.command(rich_help_panel=WORK)(rebuild.rebuild)
 app.command(rich_help_panel=WORK)(profile.profile)
+app.command(rich_help_panel=WORK)(benchmark.benchmark)
 jobs.jobs.command()(submit.submit)
 app.add_typer(jobs.jobs, name="jobs", rich_help_panel=WORK)
 app.command(rich_help_panel=WORK)(jobs.report)

@@ -72,6 +72,10 @@ def work(
         from workers.profiling.job import profile
 
         return profile(assignment, supervisor), None
+    if assignment.kind == "benchmark":
+        from workers.benchmarking.job import benchmark
+
+        return benchmark(assignment, supervisor), None
     from workers.budget import over_budget
     from workers.pipeline import optimize
 

@@ -1,6 +1,7 @@
 """What jobs that look at an engine share: the engine itself, built or unpacked, and the inputs that it is run on."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,14 @@ class Seen:
 
 
 def engine_of(attempt: "Attempt") -> Seen:
+    """The engine of the job, with the target's own parameters; see `engines_of`."""
+    return engines_of(attempt, [{}])[0]
+
+
+def engines_of(attempt: "Attempt", changes: Sequence[Mapping[str, Any]]) -> list[Seen]:
     """The engine of the job: its subject's bundle unpacked, or built after the passes of its recipe.
+
+    `changes`: parameters of the runtime that differ from the target's, an engine each.
 
     Raises:
         NoWorker: it cannot run here.
@@ -55,16 +63,21 @@ def engine_of(attempt: "Attempt") -> Seen:
     """
     assignment = attempt.assignment
     runtime = RUNTIMES[assignment.target["runtime"]]
-    params = runtime.params.model_validate(assignment.target["params"])
-    unmeasured.hindrance(runtime, params, {}, elsewhere=False)
+    every = [runtime.params.model_validate({**assignment.target["params"], **changed}) for changed in changes]
+    unmeasured.hindrance(runtime, every[0], {}, elsewhere=False)
     if runtime.device == "cuda":
         attempt.device = "cuda"
     if assignment.subject.format == ENGINE:
-        return _unpacked(attempt, runtime, params)
+        unpacked = _unpacked(attempt, runtime, every[0])
+        return [replace(unpacked, params=params) for params in every]
     model = assignment.subject.handle()
     for number, step in enumerate(assignment.recipe["passes"]):
         model = run_pass(attempt, number, step, model)
     source = taken(attempt, model, runtime.formats)
+    return [_built(attempt, runtime, params, source) for params in every]
+
+
+def _built(attempt: "Attempt", runtime: RuntimeSpec, params: Params, source: ModelHandle) -> Seen:
     engine = build_engine(attempt, "build", runtime, params, source)
     look_into(attempt, runtime, engine, params)
     return Seen(runtime, params, engine, source)
@@ -110,7 +123,6 @@ def _samples(attempt: "Attempt", least: int) -> Samples:
 def _unpacked(attempt: "Attempt", runtime: RuntimeSpec, params: Params) -> Seen:
     subject = attempt.assignment.subject
     bundle, folder = subject.root / subject.entry, attempt.assignment.scratch / "bundle"
-    folder.mkdir(parents=True)
     unpack(bundle, folder, MOST_GROWTH * bundle.stat().st_size + (1 << 20), MOST_FILES)
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     root, _, entry = manifest["engine"]["entry"].partition("/")

@@ -13,6 +13,7 @@ from app.catalog.pass_params.training import TrainingParams
 from app.catalog.passes import PASSES
 from app.catalog.recipe import DatasetFacts, Recipe, Target, plan, validate_target
 from app.catalog.recipe_data import check_dataset
+from app.catalog.runtimes import RUNTIMES
 from app.errors import InvalidParams, UnsupportedOperator
 from app.jobs.advice import find_advice
 from app.jobs.schemas import BenchmarkRequest, EvaluationRequest, JobRequest, OptimizeRequest, ProfileRequest
@@ -120,6 +121,8 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
     request, at = grounds.request, f"targets[{index}]"
     target = validate_target(request.targets[index], at)
     _check_packages(request.options.package, target)
+    if isinstance(request, BenchmarkRequest):
+        _check_threads(request.benchmark.threads, target, at)
     if grounds.subject.target is not None:
         return Planned(target, Recipe(passes=[]))
     if isinstance(request, ProfileRequest) and request.profile.of == "training":
@@ -137,6 +140,15 @@ def plan_target(grounds: Grounds, index: int) -> Planned:
         at=at,
     )
     return Planned(target, recipe)
+
+
+def _check_threads(counts: Sequence[int], target: Target, at: str) -> None:
+    for count in counts:
+        if "threads" not in RUNTIMES[target.runtime].params.model_fields:
+            raise InvalidParams(
+                f"{target.runtime} has no threads to choose", param="benchmark.threads", hint="leave them out"
+            )
+        validate_target(target.model_copy(update={"params": {**target.params, "threads": count}}), at)
 
 
 def _check_trains(recipe: Recipe) -> None:

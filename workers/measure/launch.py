@@ -9,11 +9,14 @@ and takes commands (`protocol.py`, the other way round: each answer waits for th
 | warm_up | seconds, at_most_seconds | run_ns (median of the second half), runs, gpu {memory_bytes, sm_mhz} or null |
 | block | runs, warm_up_seconds | ns (one a run), waited_ns (for a processor, or null) |
 | throughput | seconds | ns (of all), runs; `requests` of them under way |
+| first | - | ns of the first run after `load` |
+| serve | arrivals_ns, batch, patience_ns | ns (from arrival to answer, one a query), runs, busy_ns, all_ns, gave_up |
 | memory | - | peak_bytes, resident_bytes |
 
 An error is answered with `problem`.
 """
 
+import bisect
 import gc
 import json
 import statistics
@@ -30,6 +33,7 @@ from workers.protocol import SupervisorPipe
 from workers.sandbox.namespaces import die_with_parent
 
 LEAST_EACH = 2  # runs a request, of a block with several under way
+SPUN_NS = 200_000  # before a query arrives
 LEAST_RUNS = 3  # of a warm-up, where they do not take too long
 
 
@@ -80,6 +84,8 @@ class Launch:
             "block": self.block,
             "throughput": self.throughput,
             "memory": self.memory,
+            "first": self.first,
+            "serve": self.serve,
         }
         return commands[command["do"]](**given)
 
@@ -151,6 +157,44 @@ class Launch:
             gc.enable()
         return {"ns": time.perf_counter_ns() - started, "runs": runs}
 
+    def first(self) -> dict[str, Any]:
+        """The first run: what is only done then is in it."""
+        return {"ns": self._time(0)}
+
+    def serve(self, arrivals_ns: list[int], batch: int, patience_ns: int) -> dict[str, Any]:
+        """Answer queries of one sample as they arrive: those that wait go into one run, `batch` at most.
+
+        `arrivals_ns` are ascending, from the start on. It gives up where an answer came later than `patience_ns`: the engine does
+        not keep up, and would ever less.
+        """
+        whole = next(iter(self._feeds[0].values())).shape[:1]
+        shares = whole == (batch,) and batch > 1  # a run of fewer samples takes the first of them
+        times: list[int] = []
+        done = runs = busy = 0
+        gc.disable()
+        started = time.perf_counter_ns()
+        try:
+            while done < len(arrivals_ns) and not (times and times[-1] > patience_ns):
+                now = _wait_until(started + arrivals_ns[done]) - started
+                waiting = bisect.bisect_right(arrivals_ns, now, done, min(done + batch, len(arrivals_ns)))
+                taken = max(waiting - done, 1)
+                feeds = self._feeds[runs % len(self._feeds)]
+                if shares and taken < batch:
+                    feeds = {name: array[:taken] for name, array in feeds.items()}
+                self._engine.run(feeds)
+                answered = time.perf_counter_ns() - started
+                times += [answered - arrival for arrival in arrivals_ns[done : done + taken]]
+                done, runs, busy = done + taken, runs + 1, busy + answered - now
+        finally:
+            gc.enable()
+        return {
+            "ns": times,
+            "runs": runs,
+            "busy_ns": busy,
+            "all_ns": time.perf_counter_ns() - started,
+            "gave_up": done < len(arrivals_ns),
+        }
+
     def memory(self) -> dict[str, Any]:
         """The peak since `load`, and what is resident now."""
         from workers.measure.memory import peak_bytes, resident_bytes
@@ -159,7 +203,14 @@ class Launch:
 
     def _run_many(self, seconds: float) -> int:
         """How many runs were started within `seconds`; at least `LEAST_EACH` a request."""
-        least, end, runs = LEAST_EACH * self._engine.requests, time.perf_counter() + seconds, 0
+        from workers.runtimes.base import Concurrent
+
+        several = isinstance(self._engine, Concurrent)
+        least, end, runs = (
+            LEAST_EACH * (self._engine.requests if several else 1),
+            time.perf_counter() + seconds,
+            0,
+        )
 
         def feeds() -> Iterator[Any]:
             nonlocal runs
@@ -167,7 +218,11 @@ class Launch:
                 yield self._feeds[runs % len(self._feeds)]
                 runs += 1
 
-        self._engine.run_many(feeds(), lambda number, outputs: None)
+        if several:
+            self._engine.run_many(feeds(), lambda number, outputs: None)
+        else:
+            for one in feeds():
+                self._engine.run(one)
         return runs
 
     def _gpu(self) -> dict[str, Any]:
@@ -182,6 +237,14 @@ class Launch:
         started = time.perf_counter_ns()
         self._engine.run(feeds)
         return time.perf_counter_ns() - started
+
+
+def _wait_until(when_ns: int) -> int:
+    """Sleep until then, the last part without sleep, which ends late; the time it is."""
+    while (left := when_ns - time.perf_counter_ns()) > 0:
+        if left > SPUN_NS:
+            time.sleep((left - SPUN_NS) / 1e9)
+    return time.perf_counter_ns()
 
 
 if __name__ == "__main__":

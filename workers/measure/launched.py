@@ -103,11 +103,19 @@ class Launched:
             BurnishError: the engine's own error.
             Crashed, OutOfMemory: the process died.
         """
+        self.begin(do, **fields)
+        return self.answer()
+
+    def begin(self, do: str, **fields: Any) -> None:
+        """The first half of `tell`, for several processes that work at the same time."""
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
             self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """The second half of `tell`. Raises as it does."""
         answer = self._listen()
         self._signal(signal.SIGSTOP)
         return answer

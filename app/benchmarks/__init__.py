@@ -1,0 +1,1 @@
+"""How an engine serves: what a job of kind `benchmark` leaves."""

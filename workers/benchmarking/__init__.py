@@ -1,0 +1,1 @@
+"""Benchmarks: how an engine serves in MLPerf's scenarios, over batches, threads and streams."""
