@@ -19,7 +19,9 @@ from app.commands.common import (
     print_json,
     print_rows,
     stderr,
+    stdout,
 )
+from app.commands.compare_profiles import difference_json, print_difference, profiles_of
 from app.commands.tables import bytes_text, interval_text, ms_text
 
 Json = dict[str, Any]
@@ -51,29 +53,37 @@ def compare(
         list[Regression],
         typer.Option("--fail-if", help="Exit with 1 where the second engine is that; repeat."),
     ] = [],  # noqa: B006 - typer reads the default
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Profile both engines now, and say which layers explain the difference."
+        ),
+    ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the engines of two finished jobs.
+    """Compare the engines of two finished jobs, or two profiles layer by layer.
 
     slower: the 95% intervals of the speed-ups do not overlap, the second lies below (jobs on the same model: both
     speed-ups are against the same original). On different models, which have no common yardstick, a 50% latency more
     than 5% above. larger: more bytes. worse: the intervals of the accuracies do not overlap, the second is worse.
-    What cannot be told counts as a failure of --fail-if: a check that checks nothing must not pass.
+    Of two profiles: the 95% intervals of their latencies. What cannot be told counts as a failure of --fail-if: a check that checks nothing must not pass.
     """
     if first == second:
         raise Failure("a job is always like itself: give two", status=USAGE)
     with connect(url) as client:
         before, after = client.show("jobs", first), client.show("jobs", second)
         higher_is_better = {row["name"]: row["higher_is_better"] for row in client.metrics()}
-    for job in (before, after):
-        if not (job["result"] or {}).get("optimized"):
-            raise Failure(f"the job {job['id']} has no result (it is {job['status']})", status=USAGE)
-    verdicts = {
-        Regression.SLOWER: slower(before, after),
-        Regression.LARGER: larger(before, after),
-        Regression.WORSE: worse(before, after, higher_is_better),
-    }
+        of_profiles = check_comparable(before, after)
+        profiles = profiles_of(client, (before, after)) if of_profiles or layers else None
+    verdicts = {Regression.SLOWER: (slower_profile if of_profiles else slower)(before, after)}
+    if not of_profiles:
+        verdicts |= {
+            Regression.LARGER: larger(before, after),
+            Regression.WORSE: worse(before, after, higher_is_better),
+        }
+    if unknown := set(fail_if) - set(verdicts):
+        raise Failure(f"profiles tell nothing of --fail-if {min(unknown).value}", status=USAGE)
     failed = [kind for kind in fail_if if verdicts[kind].regression is not False]
     if as_json:
         print_json(
@@ -82,6 +92,7 @@ def compare(
                 "second": second,
                 "verdicts": {kind.value: asdict(verdict) for kind, verdict in verdicts.items()},
                 "failed": [kind.value for kind in failed],
+                "layers": difference_json(*profiles) if profiles else None,
             }
         )
     else:
@@ -95,9 +106,40 @@ def compare(
             },
             [{**asdict(verdict), "verdict": _word(kind, verdict)} for kind, verdict in verdicts.items()],
         )
+        if profiles:
+            print_difference(stdout(), *profiles)
         for kind in failed:
             stderr().print(f"[bold red]--fail-if {kind.value}[/]: {_word(kind, verdicts[kind])}")
     leave(FAILED if failed else DONE)
+
+
+def check_comparable(first: Json, second: Json) -> bool:
+    """Whether both are profiles, and not engines.
+
+    Raises:
+        Failure: one is a profile and the other an engine, or one has no result.
+    """
+    kinds = []
+    for job in (first, second):
+        kind = next((name for name in ("optimized", "profile") if (job["result"] or {}).get(name)), None)
+        if kind is None:
+            raise Failure(
+                f"the job {job['id']} has no result to compare (it is {job['status']})", status=USAGE
+            )
+        kinds.append(kind)
+    if kinds[0] != kinds[1]:
+        raise Failure("one job made an engine, the other a profile", hint="give two of a kind", status=USAGE)
+    return kinds[0] == "profile"
+
+
+def slower_profile(first: Json, second: Json) -> Verdict:
+    """Whether what the second profile is of is slower: by the latencies that were taken without a profiler."""
+    a, b = (
+        {"value": one["p50_ms"], "low": one["low_ms"], "high": one["high_ms"]}
+        for one in (job["result"]["profile"]["latency"] for job in (first, second))
+    )
+    texts = [interval_text(one, " ms") for one in (a, b)]
+    return Verdict("latency p50", texts[0], texts[1], *_below(a, b))
 
 
 def slower(first: Json, second: Json) -> Verdict:
