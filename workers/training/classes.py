@@ -29,5 +29,5 @@ def check_classes(samples: Samples) -> None:
         f"all of the {samples.count} training samples have the label {one}: there is nothing to tell apart",
         stage=STAGE,
         param="labels",
-        hint="give samples of every class",
+        hint="give samples of every class; `distill` with hard_weight=0 and `qat` with soft=1 learn without labels",
     )

@@ -30,7 +30,8 @@ def train_in_pass(
     """
     validation = ctx.samples.get("validation")
     check_params(params, 1, validation=validation is not None)
-    check_classes(ctx.samples["train"])
+    if params.learns_from_labels:
+        check_classes(ctx.samples["train"])
     with folder(ctx) as work:
         out = work / "training"
         out.mkdir()

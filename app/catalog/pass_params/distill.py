@@ -80,3 +80,8 @@ class DistillParams(TrainingParams):
     hard_loss: Literal["auto", "cross-entropy", "binary-cross-entropy", "mse", "l1", "smooth-l1"] = Field(
         default="auto", description="The loss against labels; see `loss` of the pass `finetune`."
     )
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether labels are part of the loss, where there are some."""
+        return self.hard_weight > 0

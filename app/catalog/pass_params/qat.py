@@ -79,6 +79,11 @@ class QatParams(TrainingParams, CalibratedParams):
     )
 
     @property
+    def learns_from_labels(self) -> bool:
+        """Whether labels are part of the loss, where there are some."""
+        return self.soft < 1
+
+    @property
     def range_mode(self) -> Literal["moving", "learned", "fixed"]:
         """What `ranges` comes to."""
         if self.ranges == "auto":

@@ -113,3 +113,8 @@ class TrainingParams(Params):
     distributed: DistributedParams = Field(
         default_factory=DistributedParams, description="How many processes train."
     )
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether labels are part of the loss, where there are some."""
+        return True

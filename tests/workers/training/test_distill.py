@@ -1,5 +1,6 @@
 """The pass `distill` on scikit-learn's digits: what students learn, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.errors import BurnishError
+from app.errors import BurnishError, InvalidDataset
 from tests.workers.training.distilling import Lesson, handle, opened, program, scored
 from tests.workers.training.networks import (
     Mlp,
@@ -124,6 +125,27 @@ def test_refuses_what_cannot_be(params: dict, param: str, hint: str, lesson: Les
         lesson.give(lesson.teacher, epochs=1, **params)
     assert refusal.value.param == param
     assert hint in (refusal.value.hint or "")
+
+
+def test_labels_of_one_class_are_refused_where_they_count_and_change_nothing_where_not(
+    lesson: Lesson, tmp_path: Path
+):
+    few = digits().train.first(64)
+    one_class = replace(few, labels=np.full_like(few.labels, 4))
+    unlabelled, labelled = (
+        {"train": opened(data, tmp_path / name, labels=name == "one")}
+        for name, data in (("none", few), ("one", one_class))
+    )
+    student = program(untrained(lambda: Mlp(hidden=16), 1), few, tmp_path / "student")
+    lesson.samples = unlabelled
+    alone, _ = lesson.give(student, epochs=1, **FAST)
+    lesson.samples = labelled
+    made, _ = lesson.give(student, epochs=1, hard_weight=0.0, **FAST)
+    with pytest.raises(InvalidDataset, match="label 4") as refusal:
+        lesson.give(student, epochs=1, hard_weight=0.1, **FAST)
+
+    assert made.digest == alone.digest
+    assert "hard_weight=0 " in (refusal.value.hint or "")
 
 
 def test_refuses_a_teacher_of_other_classes(lesson: Lesson, tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from app.catalog.pass_params.qat import QatParams
+from app.errors import InvalidDataset
 from tests.workers.engines.networks import ArraySamples
 from tests.workers.training.arrays import digits
 from tests.workers.training.eight_bits import NETWORKS, Mobile
@@ -203,3 +204,17 @@ def test_a_training_that_was_broken_off_ends_with_the_same_model(tmp_path: Path)
     (step,) = context.facts["training"]["resumed_from"]
     assert 0 < step < 5
     assert resumed.digest == whole.digest
+
+
+def test_labels_of_one_class_are_refused_where_they_count_and_change_nothing_where_not(tmp_path: Path):
+    torch.manual_seed(0)
+    model = program_of(NETWORKS["layers"](), tmp_path / "program")
+    images = {"images": digits(120)[0]}
+    one_class = ArraySamples(images, np.full(120, 4))
+    alone, _ = trained(model, tmp_path / "alone", ArraySamples(images))
+    made, _ = trained(model, tmp_path / "made", one_class, soft=1.0)
+    with pytest.raises(InvalidDataset, match="label 4") as refusal:
+        trained(model, tmp_path / "refused", one_class, soft=0.5)
+
+    assert made.digest == alone.digest
+    assert "soft=1 " in (refusal.value.hint or "")

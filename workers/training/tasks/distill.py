@@ -93,7 +93,7 @@ def build(job: TrainingJob, device: torch.device) -> Distill:
             hint="lower hard_weight, or upload data with an array called `labels`",
         )
     taught = taught_of(model, teacher.model, params, output, labels)
-    labelled = labels is not None and params.hard_weight > 0
+    labelled = labels is not None and params.learns_from_labels
     hard = labelled_loss(params.hard_loss, model, output, labels) if labelled else None
     features = None
     if params.feature_weight:

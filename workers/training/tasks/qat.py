@@ -101,7 +101,7 @@ def build(job: TrainingJob, device: torch.device) -> Qat:
     plan = Plan.of(job.extra)
     labels = job.train["labels"]
     loss = None
-    if labels is not None and params.soft < 1:
+    if labels is not None and params.learns_from_labels:
         output = output_of(params, plan.outputs)
         loss = labelled_loss(params.loss, open_network(job.program), output, labels, params.label_smoothing)
     teacher = None
