@@ -53,7 +53,7 @@ class Change:
         """What changed, for people: the time, the precision, what computes it."""
         if self.before is None or self.after is None:
             return "is not there before" if self.before is None else "is not there after"
-        told = [] if self.what == "same" else [self.what]
+        told: list[str] = [] if self.what == "same" else [self.what]
         for noun in ("precisions", "operators", "places"):
             one, other = getattr(self.before, noun), getattr(self.after, noun)
             if one != other and one and other:
