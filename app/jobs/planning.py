@@ -162,6 +162,14 @@ def _check_trains(recipe: Recipe) -> None:
         )
 
 
+def widest(request: JobRequest, target: Target) -> Target:
+    """The target with the most threads that the request tries on it: what its machine must have."""
+    counts = request.benchmark.threads if isinstance(request, BenchmarkRequest) else []
+    if not counts:
+        return target
+    return target.model_copy(update={"params": {**target.params, "threads": max(counts)}})
+
+
 def _check_packages(names: Sequence[str], target: Target) -> None:
     for name in names:
         if (why := PACKAGES[name].refuses(target.runtime, target.params)) is not None:

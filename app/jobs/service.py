@@ -20,7 +20,7 @@ from app.http.paging import paginate
 from app.ids import new_id
 from app.jobs import changes
 from app.jobs.fairness import NO_QUEUE
-from app.jobs.planning import Grounds, Planned, ground, plan_target
+from app.jobs.planning import Grounds, Planned, ground, plan_target, widest
 from app.jobs.routing import route
 from app.jobs.schemas import JobAnswer, JobQuery, JobRequest, StepAnswer, read_request
 from app.jobs.status import JobStatus, finished
@@ -42,7 +42,10 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
     grounds = ground(session, project_id, request)
     planned = [plan_target(grounds, index) for index in range(len(grounds.request.targets))]
     options = grounds.request.options
-    queues = [route(session, each.target, options, index) for index, each in enumerate(planned)]
+    queues = [
+        route(session, widest(grounds.request, each.target), options, index)
+        for index, each in enumerate(planned)
+    ]
     quotas.check_queued(session, project_id, len(planned))
     job = _submit(session, project_id, grounds, planned, queues, retry_of)
     said = {"kind": job.kind, "subject": job.subject, "targets": [each.target.runtime for each in planned]}

@@ -10,7 +10,7 @@ from app.catalog.spec import ModelFacts, Precision, RuntimeSpec
 from app.config import get_settings
 from app.errors import BurnishError, InvalidParams
 from app.fleet import service as fleet
-from app.jobs.planning import Grounds, ground, plan_target
+from app.jobs.planning import Grounds, ground, plan_target, widest
 from app.jobs.routing import route
 from app.jobs.schemas import (
     CoverageAnswer,
@@ -65,7 +65,9 @@ def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
         planned = plan_target(grounds, index)
         plan.target, plan.notes = planned.target, planned.recipe.notes
         plan.steps = _steps(planned.recipe, facts, RUNTIMES[target.runtime])
-        plan.workers = _workers(session, route(session, planned.target, grounds.request.options, index))
+        plan.workers = _workers(
+            session, route(session, widest(grounds.request, planned.target), grounds.request.options, index)
+        )
     except BurnishError as error:
         plan.problem = error.problem()
     return plan
