@@ -156,7 +156,7 @@ def test_advice_of_another_project_is_not_found(api: TestClient, advised: str) -
     body = optimize(
         make_model(other), recipe={"schema": 1, "passes": []}, advice={"job": advised, "number": 1}
     )
-    answer = api.post("/v1/jobs", json=body, headers=bearer(make_key(other)))
+    answer = api.post("/v1/jobs", json=body, headers=bearer(make_key("write", project=other)))
     assert_problem(answer, 404, "not_found")
 
 
