@@ -66,9 +66,17 @@ class OnnxRuntimeCpu:
         Raises:
             InvalidModel, UnsupportedOperator: this machine or version cannot load it.
         """
+        return self.open(engine, params, self.options(params))
+
+    def options(self, params: Params) -> SessionOptions:
+        """How an engine is loaded."""
         assert isinstance(params, OnnxRuntimeCpuParams)
         options = _options(params)
         options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+    def open(self, engine: Engine, params: Params, options: SessionOptions) -> LoadedOnnxRuntime:
+        """As `load`, with options that may say more."""
         with refused("loading the engine with ONNX Runtime", stage="loading"):
             return LoadedOnnxRuntime(InferenceSession(str(engine.path), options, providers=PROVIDERS))
 

@@ -211,9 +211,17 @@ class OnnxRuntimeGpu(ABC):
 
     def load(self, engine: Engine, params: Params) -> LoadedEngine:
         """The engine in memory of the GPU. Raises as `gpu_session`, and InvalidParams as `BoundOnnxRuntime`."""
-        assert isinstance(params, OnnxRuntimeGpuParams)
+        return self.open(engine, params, self.options(params))
+
+    def options(self, params: Params) -> SessionOptions:
+        """How an engine is loaded."""
         options = silent_options()
         options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+    def open(self, engine: Engine, params: Params, options: SessionOptions) -> BoundOnnxRuntime:
+        """As `load`, with options that may say more."""
+        assert isinstance(params, OnnxRuntimeGpuParams)
         session = gpu_session(engine.path, options, self.providers(params), "loading")
         return BoundOnnxRuntime(session, fixed=params.cuda_graph)
 

@@ -74,6 +74,10 @@ class LoadedOnnxRuntime:
             values = self._session.run(self._names, feeds)
         return dict(zip(self._names, values, strict=True))
 
+    def end_profiling(self) -> Path:
+        """The file in which a session that was made with `enable_profiling` has written what it saw."""
+        return Path(self._session.end_profiling())
+
 
 @contextmanager
 def refused_run() -> Iterator[None]:

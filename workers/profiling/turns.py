@@ -1,0 +1,53 @@
+"""Runs under a profiler: a warm-up, then feeds in turns, and which of the runs stand for all."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.profiling.recorded import Plan
+from workers.runtimes.base import Feeds
+
+WARMING = 4  # one in so many runs, where the profiler cannot hold more, warms up
+
+
+@dataclass(frozen=True)
+class Turns:
+    """`run_ms` of the runs that count, in their order; `warm_up` others came before them."""
+
+    warm_up: int
+    run_ms: list[float]
+
+
+def take_turns(
+    run: Callable[[Feeds], Any], feeds: Sequence[Feeds], plan: Plan, most: int = 1_000_000
+) -> Turns:
+    """Run every feed, and for `plan.warm_up_seconds`; then in turns, as the plan says. `most`: runs that the profiler can hold."""
+    started = time.perf_counter()
+    warm_up = 0
+    while warm_up < max(1, most // WARMING) and (
+        warm_up < len(feeds) or time.perf_counter() - started < plan.warm_up_seconds
+    ):
+        run(feeds[warm_up % len(feeds)])
+        warm_up += 1
+    limit = max(1, min(plan.most_runs, most - warm_up))
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < limit and (
+        len(times) < plan.least_runs or time.perf_counter() - started < plan.seconds
+    ):
+        before = time.perf_counter()
+        run(feeds[len(times) % len(feeds)])
+        times.append((time.perf_counter() - before) * 1000)
+    return Turns(warm_up, times)
+
+
+def typical(run_ms: Sequence[float]) -> list[int]:
+    """The half of the runs that lies nearest to their median, by place. Rows are means over these.
+
+    So a run that was interrupted colours no row, and the rows' sum can be held against the median run.
+    """
+    middle = statistics.median(run_ms)
+    order = sorted(range(len(run_ms)), key=lambda number: (abs(run_ms[number] - middle), number))
+    return sorted(order[: max(1, (len(run_ms) + 1) // 2)])
