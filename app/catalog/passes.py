@@ -200,7 +200,7 @@ _SPECS = (
                 {
                     "taylor": "required",
                     "hessian": "required",
-                    **dict.fromkeys(("magnitude-l1", "magnitude-l2", "batch-norm", "random")),
+                    **dict.fromkeys(("magnitude-l1", "magnitude-l2", "batch-norm", "random"), "optional"),
                 },
             )
         },

@@ -15,19 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from app.catalog.evaluation import output_read
 from app.catalog.pass_params.prune_channels import PruneChannelsParams
-from app.catalog.pass_params.training import LoaderParams
 from app.errors import IncompatibleRecipe, InvalidDataset
 from workers.context import PassContext
 from workers.surgery.channels import STAGE, Coupling
+from workers.surgery.drawing import drawn
 from workers.surgery.naming import some
 from workers.torch.model import TorchModel, leaves
-from workers.training.batches import open_batches
-from workers.training.data import describe
 from workers.training.losses import Loss, labelled_loss
 from workers.training.rebatch import rebatched
 from workers.training.task import Batch, device_of
 
-LOADER = LoaderParams(mode="fixed", workers=0, cache="none")
 BY_DATA = frozenset({"taylor", "hessian"})
 Scores = dict[int, float]  # by unit
 
@@ -152,34 +149,23 @@ def _losses(
     Raises:
         InvalidDataset: there are no samples, or a loss is NaN or infinite; the samples are named.
     """
-    described = describe(ctx.samples["train"], ctx, LOADER.cache)
+    labels = ctx.samples["train"].labels
     loss = None
-    if described["labels"] is not None:
+    if labels is not None:
         output = output_read(params.output, [entry["name"] for entry in model.outputs], "output")
-        loss = labelled_loss(params.loss, model, output, described["labels"])
-    size = min(1 if params.importance == "hessian" else params.batch_size, ctx.samples["train"].count)
-    if not size:
-        raise InvalidDataset("the data have no samples", stage=STAGE, param="inputs.train")
-    batches = open_batches(
-        described, inputs=model.inputs, batch_size=size, seed=ctx.seed, rank=0, world=1, device=device,
-        augment=[], loader=LOADER,
-    )  # fmt: skip
-    wanted = max(1, min(params.samples, batches.count) // size)
+        loss = labelled_loss(params.loss, model, output, {"dtype": labels[0], "shape": list(labels[1])})
+    size = 1 if params.importance == "hessian" else params.batch_size
     generator = torch.Generator().manual_seed(ctx.seed)
-    try:
-        for number, batch in zip(range(wanted), batches.epoch(0), strict=False):
-            ctx.report(number, wanted, "estimating what channels are worth")
-            found = _loss_of(model, loss, batch, generator)
-            if not isfinite(float(found.detach())):
-                raise InvalidDataset(
-                    f"the loss of samples {batch.indices.tolist()[:5]} is {float(found.detach())}",
-                    stage=STAGE,
-                    param="inputs.train",
-                    hint="remove samples with NaN or infinity, or look for a fault in their preprocessing",
-                )
-            yield found
-    finally:
-        batches.close()
+    for batch in drawn(model.inputs, ctx, size, params.samples, device, "estimating what channels are worth"):
+        found = _loss_of(model, loss, batch, generator)
+        if not isfinite(float(found.detach())):
+            raise InvalidDataset(
+                f"the loss of samples {batch.indices.tolist()[:5]} is {float(found.detach())}",
+                stage=STAGE,
+                param="inputs.train",
+                hint="remove samples with NaN or infinity, or look for a fault in their preprocessing",
+            )
+        yield found
 
 
 def _loss_of(model: TorchModel, loss: Loss | None, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from workers.surgery.choice import Choice
 from workers.surgery.counting import LayerCount, layers, totals
 from workers.surgery.cut import cut
 from workers.surgery.importance import BY_DATA, over_costs, scores_of
+from workers.surgery.statistics import recalibrate
 from workers.surgery.targets import by_cost, by_latency, by_ratio
 from workers.torch.exporting import export
 from workers.torch.lift import lift
@@ -28,7 +29,7 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
 
     Facts: `units` {removable, removed}, `layers` [{name, kind, channels, parameters, flops: {before, after}}], `parameters`,
     `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], shares each, and
-    `latency_left`, that of the one that was taken.
+    `latency_left`, that of the one that was taken; `recalibrated`, the batch norms whose statistics were estimated anew.
 
     Raises:
         InvalidParams, IncompatibleRecipe, InvalidDataset, SignatureMismatch, InvalidModel: see `couple`, `scores_of`, `targets`.
@@ -58,6 +59,8 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
         network = model.module
         assert isinstance(network, fx.GraphModule)
         cut(network, coupling, sorted(units))
+        if units and params.recalibrate and _real(ctx):
+            ctx.facts["recalibrated"] = recalibrate(model, ctx, params.samples)
         if step < steps and not _free(model):
             model = TorchModel(lift(export(model)), model.inputs, model.outputs)
     ctx.facts["units"] = {"removable": removable, "removed": removed}
@@ -140,6 +143,11 @@ def _chosen(
     return by_cost(choice, lambda units: trial.share(what, units), share, what).units
 
 
+def _real(ctx: PassContext) -> bool:
+    """Whether there are data that say what the network sees."""
+    return "train" in ctx.samples and not ctx.samples["train"].synthetic
+
+
 def _free(model: TorchModel) -> bool:
     """Whether it takes any batch; else its sizes are written anew for gradients, by what export says of every call."""
     return all(entry["shape"] and not isinstance(entry["shape"][0], int) for entry in model.inputs)
@@ -185,6 +193,8 @@ def _tell(before: _Costs, after: _Costs, params: PruneChannelsParams, ctx: PassC
         ctx.say(
             f"Latency on the target: {ctx.facts['latency_left']:.1%} of what it was, found in {len(tries)} tries."
         )
+    if norms := ctx.facts.get("recalibrated"):
+        ctx.say(f"The statistics of {len(norms)} batch norms were estimated anew.")
     if units["removed"] == 0 and (params.target is not None or params.share > 0):
         ctx.warn("nothing was pruned: the layers are too narrow for so small a share, or for `round_to`")
 
