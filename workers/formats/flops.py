@@ -2,10 +2,11 @@
 
 Counted: convolutions, matrix products (Einsum of two tensors too), attention, recurrent cells (after the operators' definitions in the ONNX standard
 and in ONNX Runtime's contrib operators). Elementwise work is not: it is bound by memory. Each subgraph counts once.
-Free dimensions of the inputs are set to 1 before shapes are inferred; what then stays unknown counts as 1 too.
+Free dimensions of the inputs are set to 1 before shapes are inferred, unless sizes are given; what then stays unknown counts as 1
+too.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 import onnx
@@ -54,17 +55,24 @@ def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int:
     return rule(node, shapes) if rule else 0
 
 
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the shapes that can be inferred, free dimensions of the inputs set to 1."""
+def with_shapes(model: onnx.ModelProto, given: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
+    """A copy with the shapes that can be inferred, for inputs of the `given` shapes; free dimensions of others are set to 1."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
+    sizes: dict[str, int] = {}
     for value in pinned.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
+        dims = value.type.tensor_type.shape.dim
+        told = (given or {}).get(value.name, ())
+        for dim, size in zip(dims, told if len(told) == len(dims) else [1] * len(dims), strict=True):
             if dim.dim_value <= 0:
-                dim.dim_value = 1
+                if dim.dim_param:
+                    sizes.setdefault(dim.dim_param, size)
+                dim.dim_value = size
     for value in (*pinned.graph.value_info, *pinned.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value <= 0:
+            if dim.dim_param in sizes and given:
+                dim.dim_value = sizes[dim.dim_param]
+            elif dim.dim_value <= 0:
                 dim.Clear()
     try:
         return shape_inference.infer_shapes(pinned, data_prop=True)

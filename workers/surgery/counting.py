@@ -29,7 +29,7 @@ from workers.torch.recurrent import recurrent_whole
 
 STAGE = "counting"
 WEIGHT = "weight"  # the kind of a parameter that the graph reads itself
-_NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 aten = torch.ops.aten
 Value = Any  # what a node gives: a tensor, a number, or a tree of them
 
@@ -64,7 +64,7 @@ def layers(network: fx.GraphModule, inputs: Sequence[Entry]) -> list[LayerCount]
             for name, places in free_dimensions(inputs).items()
         }
         try:
-            return _counted(network, example_inputs(inputs, dims=chosen))
+            return counted(network, example_inputs(inputs, dims=chosen))
         except (
             RuntimeError,
             ValueError,
@@ -89,13 +89,15 @@ def totals(counts: Sequence[LayerCount]) -> tuple[int, int]:
     return sum(one.parameters for one in counts), sum(one.flops for one in counts)
 
 
-def _counted(network: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> list[LayerCount]:
-    """By shapes alone where they suffice; a graph whose shapes hang on values is computed."""
+def counted(network: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> list[LayerCount]:
+    """The layers of a lifted network for these inputs.
+
+    By shapes alone where they suffice; a graph whose shapes hang on values is computed."""
     counter = _Counter(network, {})
     try:
         with shapes_only() as fake:
             counter.run(*(fake.from_tensor(tensor) for tensor in tensors))
-    except _NEEDS_VALUES:
+    except NEEDS_VALUES:
         counter = _Counter(network, {})
         with torch.no_grad():
             counter.run(*tensors)
