@@ -109,7 +109,7 @@ class Loop:
             if self._validation is not None and progress.done == 0:
                 self._score()
                 progress.before = progress.best
-            while progress.epoch < self._params.epochs and not self._out_of_patience():
+            while not self._is_over():
                 self._epoch()
         self._settle()
         return progress.report(
@@ -136,11 +136,13 @@ class Loop:
             due = self._step(batch)
             progress.training_seconds += time.monotonic() - since
             self._say()
-            if due:
+            if due and progress.step < self._per_epoch:  # the last step is kept with the epoch's score
                 self._keep()
             since = time.monotonic()
         self._score_epoch()
-        self._keep()
+        due = float(self._group.sum(torch.tensor(self._due(), device=self._device))) > 0
+        if due or self._is_over():
+            self._keep()
 
     def _step(self, batch: Batch) -> bool:
         """One step of the optimizer; whether a checkpoint is due, by the main process's clock."""
@@ -154,8 +156,7 @@ class Loop:
         self._precision.unscale(optimizer)
         self._zeros.clear_gradients()
         norm = float(self._group.norm(gradients(self._held.parameters().values())))
-        due = time.monotonic() - self._kept >= self._checkpoint_seconds
-        told = torch.tensor([loss, float(due and self._group.is_main), *parts.values()], dtype=torch.float64)
+        told = torch.tensor([loss, self._due(), *parts.values()], dtype=torch.float64)
         total = self._group.sum(told.to(self._device)).cpu().tolist()
         loss, means = total[0] / self._group.world, [value / self._group.world for value in total[2:]]
         self._check(batch, loss, norm)
@@ -233,9 +234,10 @@ class Loop:
                 self._held.remember()
         return value
 
-    def _out_of_patience(self) -> bool:
-        patience = self._params.patience
-        return patience is not None and self._progress.waited >= patience
+    def _is_over(self) -> bool:
+        progress, patience = self._progress, self._params.patience
+        out_of_patience = patience is not None and progress.waited >= patience
+        return out_of_patience or progress.epoch >= self._params.epochs
 
     def _settle(self) -> None:
         """Leave the network with what is best."""
@@ -246,6 +248,10 @@ class Loop:
             average.leave()
         self._group.align(network)
         network.eval()
+
+    def _due(self) -> float:
+        """1 in the main process where a checkpoint is due, else 0: summed up, all processes know."""
+        return float(self._group.is_main and time.monotonic() - self._kept >= self._checkpoint_seconds)
 
     def _keep(self) -> None:
         progress = self._progress

@@ -3,7 +3,8 @@
     python attempts.py FOLDER
 
 Each line on stdin names a training, whose attempt goes on from what the last one kept. Printed: `began PID`, `kept` each time
-that something was kept, `ended STATUS` (-N where signal N ended it).
+that something was kept, `ended STATUS` (-N where signal N ended it). Once a training has ended, those behind it keep a checkpoint
+in as many seconds as some of its steps took, so that it takes as many steps on any machine.
 """
 
 import os
@@ -15,16 +16,17 @@ import torch
 
 from tests.workers.training.trainings import FolderCheckpoint, Setting
 from workers.measure.processors import allowed_cpus, pin
+from workers.training.report import load_report
 
-EPOCHS = 4
-CHECKPOINT_SECONDS = 0.03  # several steps
+EPOCHS = 12
+APART = 5  # steps from one checkpoint to the next
 
 
-def attempt(setting: Setting, folder: Path) -> None:
+def attempt(setting: Setting, folder: Path, checkpoint_seconds: float) -> None:
     """Train, resume, end: `folder/done-PID` holds what came of it."""
     checkpoint = FolderCheckpoint.make(folder, lambda _: say("kept"))
     out = folder / f"done-{os.getpid()}"
-    setting.train(out, checkpoint, CHECKPOINT_SECONDS, epochs=EPOCHS, optimizer="adamw")
+    setting.train(out, checkpoint, checkpoint_seconds, epochs=EPOCHS, optimizer="adamw")
 
 
 def say(*words: object) -> None:
@@ -37,6 +39,7 @@ def main(folder: Path) -> None:
     setting = Setting.make(folder)
     import workers.training.tasks.finetune  # noqa: F401 - so that no attempt has to
 
+    checkpoint_seconds = 1e9
     say("ready")
     for line in sys.stdin:
         training = folder / line.strip()
@@ -44,14 +47,18 @@ def main(folder: Path) -> None:
         if pid == 0:
             status = 1
             try:
-                attempt(setting, training)
+                attempt(setting, training, checkpoint_seconds)
                 status = 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(status)
         say("began", pid)
-        say("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            report = load_report(training / f"done-{pid}" / "training")
+            checkpoint_seconds = APART * report.seconds / report.steps
+        say("ended", status)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from tests.workers.training.arrays import digits, program, train_arrays
 from workers.training.checkpoints import STATE, TENSORS, restore
 from workers.training.group import SingleProcess
+from workers.training.weights import state_of
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,15 @@ def test_it_is_safetensors_and_json_and_loads_exactly(optimizer: str, model: Pat
             folders.append(folder)
 
     given = {"validation": digits(100, 600), "optimizer": optimizer, "epochs": 2, "ema_decay": 0.9}
-    loop, _ = train_arrays(model, tmp_path / "first", tell=tell, **given)
+    loop, _ = train_arrays(model, tmp_path / "first", tell=tell, checkpoint_seconds=0.0, **given)
     loop.run()
     fresh, _ = train_arrays(model, tmp_path / "second", **given)
     state = restore(fresh._held, folders[-1], SingleProcess())
 
-    assert len(set(folders)) == len(folders) == 2, "a new folder each time: storage may link its files"
-    assert [folder.exists() for folder in folders] == [False, True], "what was told of is kept elsewhere"
+    assert len(set(folders)) == len(folders) == 2 * 8, "a new folder each time: storage may link its files"
+    assert [folder.exists() for folder in folders] == [False] * 15 + [True], (
+        "what was told of is kept elsewhere"
+    )
     assert state["progress"]["done"] == 2 * 8
     with safe_open(folders[-1] / TENSORS, "pt") as file:
         names = set(file.keys())
@@ -50,19 +53,61 @@ def test_it_is_safetensors_and_json_and_loads_exactly(optimizer: str, model: Pat
         assert one.dtype == expected[name].dtype
 
 
+class States:
+    """The states that a training kept, read as it tells of them."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "checkpoint":
+            self.kept.append(json.loads((Path(event["folder"]) / STATE).read_text()))
+
+    def told(self, name: str) -> list[Any]:
+        return [state["progress"][name] for state in self.kept]
+
+
 def test_the_state_is_plain_json(model: Path, tmp_path: Path):
-    texts: list[str] = []
+    """An epoch's last step is kept once, with the epoch's score."""
+    states = States()
+    loop, _ = train_arrays(model, tmp_path, tell=states, epochs=2, checkpoint_seconds=0.0)
+    loop.run()
+
+    assert states.told("done") == [*range(1, 17)]
+    assert states.told("epoch") == [0] * 7 + [1] * 8 + [2]
+
+
+def test_epochs_shorter_than_the_clock_are_not_kept_but_for_the_last(model: Path, tmp_path: Path):
+    states = States()
+    loop, _ = train_arrays(model, tmp_path, tell=states, epochs=3)
+    loop.run()
+
+    assert states.told("done") == [3 * 8]
+    assert states.told("epoch") == [3]
+
+
+def test_the_epoch_that_stops_early_is_kept(model: Path, tmp_path: Path):
+    """Whoever goes on from it trains no further, and leaves the best weights."""
+    states, folders = States(), list[Path]()
 
     def tell(event: dict[str, Any]) -> None:
-        if event["kind"] == "checkpoint":
-            texts.append((Path(event["folder"]) / STATE).read_text())
+        states(event)
+        folders.extend([Path(event["folder"])] if event["kind"] == "checkpoint" else [])
 
-    loop, _ = train_arrays(model, tmp_path, tell=tell, epochs=1, checkpoint_seconds=0.0)
-    loop.run()
-    states = [json.loads(text) for text in texts]
+    given = {
+        "validation": digits(100, 600), "epochs": 40, "schedule": "constant", "learning_rate": 1.0, "patience": 2,
+        "metric": "top1",
+    }  # fmt: skip
+    first, one = train_arrays(model, tmp_path / "first", tell=tell, **given)
+    report = first.run()
+    again, other = train_arrays(model, tmp_path / "second", checkpoint=folders[-1], **given)
+    resumed = again.run()
 
-    assert [state["progress"]["done"] for state in states] == [*range(1, 9), 8]
-    assert [state["progress"]["epoch"] for state in states] == [0] * 8 + [1]
+    assert report.stopped_early
+    assert states.told("epoch") == [report.epochs] == [resumed.epochs]
+    assert resumed.best_epoch == report.best_epoch == report.epochs - 2
+    left = state_of(one.network)
+    assert all(torch.equal(value, left[name]) for name, value in state_of(other.network).items())
 
 
 def test_it_goes_on_counting(model: Path, tmp_path: Path):
@@ -72,11 +117,11 @@ def test_it_goes_on_counting(model: Path, tmp_path: Path):
     def tell(event: dict[str, Any]) -> None:
         if event["kind"] == "checkpoint":
             folders.append(Path(event["folder"]))
-            if len(folders) == 3:
+            if len(folders) == 3 * 8:
                 raise KeyboardInterrupt
 
     given = {"validation": digits(100, 600), "metric": "top1", "epochs": 4}
-    loop, _ = train_arrays(model, tmp_path / "first", tell=tell, **given)
+    loop, _ = train_arrays(model, tmp_path / "first", tell=tell, checkpoint_seconds=0.0, **given)
     with pytest.raises(KeyboardInterrupt):
         loop.run()
     again, _ = train_arrays(model, tmp_path / "second", checkpoint=folders[-1], **given)

@@ -67,7 +67,7 @@ def finetune(tmp_path: Path) -> Callable[..., tuple[ModelHandle, PassContext]]:
             folder.mkdir()
         context = PassContext(samples=given, **folders)
         if checkpoint is not None:
-            context.checkpoint = checkpoint
+            context.checkpoint, context.checkpoint_seconds = checkpoint, 0.0
         chosen = FinetuneParams(**{"loader": LOADER, **params})
         return apply(model, chosen, context), context
 
@@ -141,7 +141,7 @@ def test_an_attempt_goes_on_from_what_another_kept(finetune: Callable, samples: 
     given = {"train": samples(*TRAIN), "validation": samples(*HELD)}
     params = {"epochs": 4, "metric": "top1"}
     whole, _ = finetune(model, given, **params)
-    kept = Kept(tmp_path / "kept", until=2)
+    kept = Kept(tmp_path / "kept", until=2 * (900 // 64))
     with pytest.raises(KeyboardInterrupt):
         finetune(model, given, checkpoint=kept, **params)
     kept.until = None

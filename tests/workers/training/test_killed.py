@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -54,7 +53,7 @@ def test_five_kills_at_random_change_nothing(tmp_path: Path) -> None:
             pid = begin("killed")
             for _ in range(chance.randint(1, 3)):
                 assert listen() == ["kept"], "it is not over yet"
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(chance.uniform(0, 0.02))
             os.kill(pid, signal.SIGKILL)
             assert ended() == -signal.SIGKILL
         begin("killed")
@@ -63,10 +62,9 @@ def test_five_kills_at_random_change_nothing(tmp_path: Path) -> None:
     through, killed = (_result(tmp_path / name) for name in ("through", "killed"))
     report = load_report(killed)
     assert len(report.resumed_from) == KILLS
-    assert report.resumed_from == sorted(report.resumed_from)
-    for step, times in Counter(report.resumed_from).items():
-        # a checkpoint that is due with an epoch's last step is followed by one with the epoch's score
-        assert times <= (2 if step % STEPS == 0 else 1), "each attempt went on from somewhere else"
+    assert report.resumed_from == sorted(set(report.resumed_from)), "each attempt went on from somewhere else"
+    assert any(step % STEPS for step in report.resumed_from), "in the middle of an epoch, too"
+    assert len({step // STEPS for step in report.resumed_from}) > 1, "from more than one epoch"
     assert [epoch.loss for epoch in report.history] == [epoch.loss for epoch in load_report(through).history]
     expected, found = load_file(through / WEIGHTS), load_file(killed / WEIGHTS)
     assert set(found) == set(expected)

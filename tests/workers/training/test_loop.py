@@ -64,7 +64,7 @@ def test_it_learns_and_tells(model: Path, tmp_path: Path):
     assert report.best == max(epoch.score for epoch in report.history if epoch.score is not None)
     assert report.weights == {"trained": 64 * 32 + 32 + 2 * 32 + 32 * 10 + 10, "frozen": 0}
     assert report.layers == {"batch_norms": 1, "dropouts": 1}
-    assert [event["kind"] for event in told].count("checkpoint") == 8
+    assert [event["kind"] for event in told].count("checkpoint") == 1, "the last epoch's"
     progress = [event for event in told if event["kind"] == "progress"]
     assert progress
     assert all(0 < event["done"] <= event["total"] == report.steps for event in progress)
@@ -91,8 +91,8 @@ def test_resumed_from_any_checkpoint_it_ends_with_the_same_bits(params: dict, mo
     apart = ended(model, tmp_path / "apart", **given)
 
     assert same(whole, apart), "keeping checkpoints changes nothing"
-    assert len(kept) == 3 * 4 + 3
-    for number in (0, 2, 4, 7, 9, len(kept) - 1):
+    assert len(kept) == 3 * 4
+    for number in (0, 2, 3, 4, 7, 9, len(kept) - 1):
         again = ended(model, tmp_path / f"again{number}", checkpoint=kept[number], **given)
         assert same(whole, again), f"checkpoint {number}"
 
