@@ -68,6 +68,7 @@ class JobAssignment(BaseModel):
     budget: dict[str, Any] | None
     options: dict[str, Any]
     asked: dict[str, Any] = {}
+    inputs: dict[str, str] = {}  # datasets by role, where the request names some besides its recipe's
     data: str | None = None  # the dataset that engines are run on, where the request names one
     advice: dict[str, Any] | None = None  # that the job follows, as `find_advice` gives it
     measure_seconds: float

@@ -92,6 +92,7 @@ def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
         budget=request.get("budget"),
         options=request["options"],
         asked=request.get(job.kind) or {},
+        inputs=request.get("inputs") or {},
         data=request.get("data"),
         advice=_advice(session, job),
         measure_seconds=get_settings().measure_seconds,

@@ -113,6 +113,7 @@ def optimize(
         bool, typer.Option("--allow-unmeasured", help="Take an engine that cannot run where it is built.")
     ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do every step anew.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of everything random.")] = 0,
     package: Annotated[
         list[str],
         typer.Option(
@@ -159,6 +160,7 @@ def optimize(
                 "allow_unmeasured": allow_unmeasured,
                 "no_cache": no_cache,
                 "package": package,
+                "seed": seed,
             },
         }
         if name is not None:

@@ -28,7 +28,8 @@ Json = dict[str, Any]
 
 def submit(
     body: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A job's body as JSON; - is standard input.")
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A job's body as JSON, or a report.json; - is standard input."),
     ] = None,
     advice: Annotated[
         str | None,
@@ -108,7 +109,7 @@ def advised(client: Client, text: str) -> Json:
 
 
 def read_body(path: Path | None) -> Json:
-    """A job's body from a file, or from standard input.
+    """A job's body from a file, or from standard input; of a report (`report.json`) the body that repeats its job.
 
     Raises:
         Failure: it is not a JSON object.
@@ -121,4 +122,5 @@ def read_body(path: Path | None) -> Json:
         raise Failure(f"{path} cannot be read as JSON: {error}", status=USAGE) from error
     if not isinstance(found, dict):
         raise Failure(f"{path} holds no JSON object", status=USAGE)
-    return found
+    request = found.get("request")
+    return request if isinstance(request, dict) else found
