@@ -17,6 +17,7 @@ from app.commands import (
     optimize,
     profile,
     rebuild,
+    report,
     resources,
     retention,
     service,
@@ -48,7 +49,7 @@ app.command(rich_help_panel=WORK)(profile.profile)
 app.command(rich_help_panel=WORK)(benchmark.benchmark)
 jobs.jobs.command()(submit.submit)
 app.add_typer(jobs.jobs, name="jobs", rich_help_panel=WORK)
-app.command(rich_help_panel=WORK)(jobs.report)
+app.command(rich_help_panel=WORK)(report.report)
 app.command(rich_help_panel=WORK)(compare.compare)
 app.command(rich_help_panel=WORK)(check.check)
 app.add_typer(resources.models, name="models", rich_help_panel=STORE)

@@ -20,6 +20,7 @@ from workers.hand_over import HandOver
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
 from workers.model_handle import ModelHandle
+from workers.reporting.distribution import Runs
 from workers.passing import run_pass, taken
 from workers.result import shape_result
 from workers.runtimes.base import Engine
@@ -132,7 +133,16 @@ def optimize(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any
         against = {"runtime": runtime.name, "params": plain.model_dump(mode="json")}
         result["advice"] = followed(assignment.advice, against, result)
     built = Built(original, optimized, baseline_engine, engine, samples)
-    return packaged(attempt, runtime, params, built, result, measured["machine"], measured["measurements"])
+    return packaged(
+        attempt,
+        runtime,
+        params,
+        built,
+        result,
+        measured["machine"],
+        measured["measurements"],
+        measured["runs_ns"],
+    )
 
 
 def packaged(
@@ -143,6 +153,7 @@ def packaged(
     result: dict[str, Any],
     machine: Mapping[str, Any],
     measurements: list[dict[str, Any]],
+    runs_ns: Mapping[str, Runs] | None = None,
 ) -> dict[str, Any]:
     """The `result` of `protocol.py`, once every artifact is written."""
     outcomes = attempt.steps.outcomes
@@ -158,6 +169,8 @@ def packaged(
             machine,
             attempt.supervisor,
             attempt.asides,
+            measurements,
+            runs_ns,
         ),
     )
     return {"result": result, "artifacts": artifacts, "measurements": measurements}

@@ -1,17 +1,13 @@
-"""`burnish jobs …` and `report`: watching, ending and repeating work."""
+"""`burnish jobs …`: watching, ending and repeating work."""
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markdown import Markdown
 
 from app.commands.common import (
     DONE,
     FAILED,
-    Failure,
     JsonOption,
     UrlOption,
     connect,
@@ -98,34 +94,6 @@ def show(job: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -
         return
     print_fields({name: value for name, value in row.items() if name not in ("result", "problem")})
     show_outcome(row)
-
-
-def report(
-    job: JobArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Write the Markdown to this file, in place of showing it."),
-    ] = None,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show a job's report: the table, what was done, step by step, and on which machine."""
-    with connect(url) as client, tempfile.TemporaryDirectory(prefix="burnish-") as temporary:
-        row = client.show("jobs", job)
-        artifact = ((row["result"] or {}).get("artifacts") or {}).get("report")
-        if artifact is None:
-            raise Failure(f"the job {job} has no report (it is {row['status']})")
-        if out is not None:
-            path = client.download(artifact, out)
-            print_json({"path": str(path)}) if as_json else stdout().print(str(path), markup=False)
-            return
-        text = client.download(artifact, Path(temporary) / "report.md").read_text(encoding="utf-8")
-    if as_json:
-        print_json({"job": job, "markdown": text})
-    elif sys.stdout.isatty():
-        stdout().print(Markdown(text))
-    else:
-        sys.stdout.write(text)
 
 
 def _speedup(result: dict[str, Any] | None) -> str | None:

@@ -13,6 +13,7 @@ import app
 from app.catalog.passes import PASSES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import UnsupportedFormat
+from app.reports.schemas import Report
 from app.storage.disk import link_or_copy
 from workers import runtimes
 from workers.assignment import JobAssignment
@@ -22,9 +23,11 @@ from workers.bundle.forms.write import write_form
 from workers.bundle.licences import licences
 from workers.bundle.proof import Proof, of_engines
 from workers.bundle.samples import sample_feeds, write_samples
-from workers.bundle.text import report
 from workers.context import Aside, Samples
 from workers.model_handle import ModelHandle
+from workers.reporting.distribution import Runs
+from workers.reporting.document import document
+from workers.reporting.write import write_report
 from workers.runtimes.base import Engine
 from workers.samples import synthetic_samples
 from workers.steps import StepOutcome, Supervisor
@@ -43,7 +46,6 @@ SUFFIXES = (
 )  # of uploads
 MEDIA_ZIP = "application/zip"
 MEDIA_ONNX = "application/octet-stream"
-MEDIA_MARKDOWN = "text/markdown; charset=utf-8"
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,13 @@ def package(
     machine: Mapping[str, Any],
     supervisor: Supervisor,
     asides: Sequence[Aside] = (),
+    measurements: Sequence[Mapping[str, Any]] = (),
+    runs_ns: Mapping[str, Runs] | None = None,
 ) -> list[dict[str, Any]]:
-    """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`. The supervisor signs."""
+    """Write every artifact below the attempt's scratch; the answer is `artifacts` of `protocol.py`. The supervisor signs.
+
+    `measurements` and `runs_ns`, the timed runs, are what `measure.session` answers.
+    """
 
     def sign(text: str) -> str | None:
         signature: str | None = supervisor.ask("sign", manifest=text)["signature"]
@@ -91,11 +98,12 @@ def package(
         else {"seed": None, "dataset": source.digest}
     )
     requires = {**implementation.versions(), "numpy": version("numpy")}
+    created_at, versions = datetime.now(UTC), versions_of(implementation.versions())
     manifest = write_manifest(
         folder,
         {
             "schema": 1,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created_at": created_at.isoformat(timespec="seconds"),
             "job": assignment.job_id,
             "model": {
                 "id": assignment.subject.id,
@@ -122,11 +130,7 @@ def package(
                 }
                 for step in steps
             ],
-            "versions": {
-                "burnish": app.__version__,
-                "python": platform.python_version(),
-                **implementation.versions(),
-            },
+            "versions": versions,
             "machine": dict(machine),
             "result": result,
             "samples": write_samples(
@@ -137,12 +141,7 @@ def package(
     )
     lineage = lineage_of(assignment)
     engine_zip = pack(folder, assignment.scratch / f"{stem(assignment)}-{runtime.name}.zip")
-    text = assignment.scratch / "report.md"
-    text.write_text(report(manifest), encoding="utf-8")
-    artifacts = [
-        artifact("engine", engine_zip, MEDIA_ZIP, manifest, lineage),
-        artifact("report", text, MEDIA_MARKDOWN, None, lineage),
-    ]
+    artifacts = [artifact("engine", engine_zip, MEDIA_ZIP, manifest, lineage)]
     for form in assignment.options.get("package", []):
         name = f"{stem(assignment)}-{runtime.name}"
         try:
@@ -152,12 +151,43 @@ def package(
         else:
             said = {"schema": manifest["schema"], "package": form}
             artifacts.append({**artifact("package", packed, MEDIA_ZIP, said, lineage), "role": form})
+    report = document(
+        assignment,
+        created_at=created_at,
+        datasets=dataset_roles(assignment),
+        result=result,
+        steps=steps,
+        measurements=measurements,
+        runs_ns=runs_ns,
+        machine=machine,
+        versions=versions,
+    )
+    artifacts += report_artifacts(assignment, report, lineage, runs_ns)
     artifacts += [
         aside_artifact(assignment, number, aside, lineage) for number, aside in enumerate(asides, start=1)
     ]
     if built.optimized.digest != built.original.digest:
         artifacts.append(model_artifact(assignment, built.optimized, lineage))
     return artifacts
+
+
+def versions_of(libraries: Mapping[str, str]) -> dict[str, str]:
+    """What was at work: Burnish, Python, and a runtime's libraries."""
+    return {"burnish": app.__version__, "python": platform.python_version(), **libraries}
+
+
+def report_artifacts(
+    assignment: JobAssignment,
+    report: Report,
+    lineage: list[dict[str, Any]],
+    runs_ns: Mapping[str, Runs] | None,
+) -> list[dict[str, Any]]:
+    """The report in every form, and the timed runs."""
+    files = write_report(report, assignment.scratch, runs_ns)
+    return [
+        {**artifact("report", path, media_type, None, lineage), "role": role}
+        for role, (path, media_type) in files.items()
+    ]
 
 
 def artifact(

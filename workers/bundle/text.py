@@ -1,4 +1,4 @@
-"""The bundle's and the report's text: what was done, what it brought, and how far to trust it."""
+"""The bundle's text, and numbers in words: what was done, what it brought, and how far to trust it."""
 
 from typing import Any
 
@@ -81,42 +81,6 @@ def licence_lines(licences: dict[str, Any]) -> list[str]:
     ]
 
 
-def report(manifest: dict[str, Any]) -> str:
-    """The `report.md` artifact: the table, the notes, the recipe, the steps and the machine."""
-    return "\n".join(
-        [
-            f"# Report: {manifest['model']['name']} on {manifest['target']['runtime']}",
-            "",
-            result_table(manifest["result"]),
-            "",
-            *notes(manifest["result"]),
-            "## Recipe",
-            "",
-            *recipe_lines(manifest),
-            "",
-            "## Steps",
-            "",
-            "| step | from cache | seconds | key |",
-            "| --- | --- | --- | --- |",
-            *(
-                f"| {step['name']} | {'yes' if step['cached'] else 'no'} | {step['seconds']:.2f} | `{step['key'][:16]}…` |"
-                for step in manifest["steps"]
-            ),
-            "",
-            *(f"- {step['name']}: {text}" for step in manifest["steps"] for text in step["told"]),
-            "",
-            "## Machine",
-            "",
-            *(f"- {key}: {shown(value)}" for key, value in manifest["machine"].items()),
-            "",
-            "## Versions",
-            "",
-            *(f"- {key} {value}" for key, value in manifest["versions"].items()),
-            "",
-        ]
-    )
-
-
 def companion_lines(companions: list[str]) -> list[str]:
     """What was uploaded beside the model and lies beside the engine."""
     if not companions:
@@ -153,7 +117,8 @@ def result_table(result: dict[str, Any]) -> str:
 
 def throughput_text(side: dict[str, Any]) -> str:
     """Samples a second, and how many runs were under way for that where it was more than one."""
-    text, concurrency = f"{side['throughput_per_s']:.1f} /s", side.get("concurrency", 1)
+    value, concurrency = side["throughput_per_s"], side.get("concurrency", 1)
+    text = f"{value:.1f} /s" if value < 1000 else f"{value:,.0f} /s"
     return text if concurrency == 1 else f"{text} ({concurrency} at once)"
 
 
@@ -217,7 +182,7 @@ def interval_text(value: dict[str, Any]) -> str:
 
 def ms_text(value: float) -> str:
     """Milliseconds, three significant digits."""
-    return f"{value:.3g} ms"
+    return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
 
 
 def bytes_text(value: float) -> str:
