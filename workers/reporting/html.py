@@ -48,9 +48,14 @@ def page(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         library=Markup(library if charts else ""),
-        charts=_data({"config": CONFIG, "charts": [chart.spec for chart in charts]}),
+        charts=_data({"config": CONFIG, "charts": [_described(chart) for chart in charts]}),
         number=lambda chart: numbers[id(chart)],
     )  # fmt: skip
+
+
+def _described(chart: Chart) -> dict[str, Any]:
+    """A specification with the chart's words: Vega puts them where screen readers look."""
+    return {**chart.spec, "description": f"{plain(chart.title)}. {plain(chart.words)}"}
 
 
 def _flat(blocks: Sequence[Block]) -> list[Block]:
