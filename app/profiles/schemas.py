@@ -49,9 +49,15 @@ class Peaks(_Part):
     """What the device reached on a large matrix product and a large copy, with as many threads as the engine has."""
 
     flops_per_s: dict[str, float] = Field(
-        description="By precision: `fp32`, `bf16`, `fp16`, `int8` where it was measured."
+        description="By precision: `fp32`, `tf32`, `bf16`, `fp16`, `int8`, `fp8` where it was measured, and is no slower than fp32."
     )
-    bytes_per_s: float = Field(description="Read and written together.")
+    bytes_per_s: float = Field(description="Of the large copy, read and written together.")
+    cached_bytes_per_s: float | None = Field(
+        None, description="Of the fastest small copy, which stays in a cache."
+    )
+    cached_bytes: int | None = Field(
+        None, description="Up to which size, both sides together, copies were clearly faster than the large one."
+    )
     overhead_ms: float = Field(description="What calling one small operator costs.")
     threads: int
     measured_with: str = Field(description="The library and its version.")
