@@ -16,6 +16,7 @@ BENCHMARKS = {
     "large": "a model of more than 2 GB through every pass that takes one, and the memory that it takes",
     "transfer": "uploads and downloads of 2 GiB beside bare handlers, and the memory that they take",
     "waiting": "500 long polls and 500 event streams held by one process",
+    "scale": "what operations cost the database and the API, and a thousand workers simulated on that",
     "requests": "the requests per second of the API, beside a bare route, and in short and long tables",
 }
 
