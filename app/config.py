@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         description="Longest wait for one answer of PostgreSQL, in seconds: a connection that was cut in silence is given up "
         "then. Below BURNISH_LEASE_SECONDS. Commands take the time that they need. 0: for ever.",
     )
+    database_pooler: bool = Field(
+        False,
+        description="PostgreSQL is reached through a pooler that gives a connection for one transaction, as PgBouncer in transaction "
+        "mode: nothing is prepared on a connection or set for longer than a transaction.",
+    )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         pattern=r"^(rediss?|redis\+socket)://.+$",

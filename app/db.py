@@ -93,13 +93,14 @@ class Base(DeclarativeBase):
     }
 
 
-def make_engine(url: str, answer_seconds: float = 0.0) -> Engine:
+def make_engine(url: str, answer_seconds: float = 0.0, *, pooler: bool = False) -> Engine:
     """An engine for PostgreSQL or SQLite; SQLite gets WAL, a busy timeout and foreign keys.
 
-    `answer_seconds`: how long PostgreSQL may take for one answer before its connection is given up; 0: for ever.
+    `answer_seconds`: how long PostgreSQL may take for one answer before its connection is given up; 0: for ever. `pooler`: see
+    `Settings.database_pooler`.
     """
     if not url.startswith("sqlite"):
-        return _make_postgresql(url, answer_seconds)
+        return _make_postgresql(url, answer_seconds, pooler)
     engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, **QUIET)
 
     @event.listens_for(engine, "connect")
@@ -117,15 +118,24 @@ def make_engine(url: str, answer_seconds: float = 0.0) -> Engine:
     return engine
 
 
-def _make_postgresql(url: str, answer_seconds: float) -> Engine:
-    waits = {"pool_timeout": answer_seconds} if answer_seconds else {}
-    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, **waits, **QUIET)
+def _make_postgresql(url: str, answer_seconds: float, pooler: bool) -> Engine:
+    more: dict[str, Any] = {"pool_timeout": answer_seconds} if answer_seconds else {}
+    if pooler:
+        more["connect_args"] = {"prepare_threshold": None}
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, **more, **QUIET)
     if answer_seconds:
-        from app.postgres import connect  # where PostgreSQL is not used, its driver need not be there
+        from app.postgres import connect, limits  # where PostgreSQL is not used, its driver need not be there
 
         @event.listens_for(engine, "do_connect")
         def _connect(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> Any:
-            return connect(answer_seconds, *args, **parameters)
+            return connect(answer_seconds, *args, pooler=pooler, **parameters)
+
+        if pooler:
+
+            @event.listens_for(engine, "begin")
+            def _begin(connection: Connection) -> None:
+                for name, value in limits(answer_seconds).items():
+                    connection.exec_driver_sql(f"SET LOCAL {name} = {value}")
 
     return engine
 
@@ -134,7 +144,11 @@ def _make_postgresql(url: str, answer_seconds: float) -> Engine:
 def get_engine() -> Engine:
     """The engine of this process."""
     settings = get_settings()
-    return make_engine(settings.resolved_database_url, settings.database_seconds if _serving else 0.0)
+    return make_engine(
+        settings.resolved_database_url,
+        settings.database_seconds if _serving else 0.0,
+        pooler=settings.database_pooler,
+    )
 
 
 def bound_waits() -> None:

@@ -40,21 +40,31 @@ class BoundedConnection(psycopg.Connection[Any]):
             raise
 
 
-def connect(answer_seconds: float, *args: Any, **parameters: Any) -> BoundedConnection:
+def limits(answer_seconds: float) -> dict[str, int]:
+    """What the server is told of how long it may take, in milliseconds."""
+    return {
+        "statement_timeout": round(answer_seconds * 1000),
+        "idle_in_transaction_session_timeout": round(IDLE_ANSWERS * answer_seconds * 1000),
+    }
+
+
+def connect(answer_seconds: float, *args: Any, pooler: bool = False, **parameters: Any) -> BoundedConnection:
     """Connect as `psycopg.connect` does, with the bounds of this module; parameters that are given win.
+
+    A `pooler` takes no settings of the server's: each transaction has to set them.
 
     Raises:
         psycopg.OperationalError: it cannot be connected to.
     """
     settings = {
-        "statement_timeout": f"{answer_seconds * 1000:.0f}",
-        "idle_in_transaction_session_timeout": f"{IDLE_ANSWERS * answer_seconds * 1000:.0f}",
+        **limits(answer_seconds),
         "tcp_keepalives_idle": KEEPALIVE_IDLE_SECONDS,
         "tcp_keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
         "tcp_keepalives_count": KEEPALIVE_COUNT,
     }
-    given = parameters.pop("options", "")
-    options = " ".join([*(f"-c {name}={value}" for name, value in settings.items()), given])
+    if not pooler:
+        own = [f"-c {name}={value}" for name, value in settings.items()]
+        parameters["options"] = " ".join([*own, parameters.get("options", "")])
     bounds: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
@@ -62,6 +72,6 @@ def connect(answer_seconds: float, *args: Any, **parameters: Any) -> BoundedConn
         "keepalives_count": KEEPALIVE_COUNT,
         "tcp_user_timeout": UNACKNOWLEDGED_MILLISECONDS,
     }
-    connection = BoundedConnection.connect(*args, **{**bounds, **parameters}, options=options)
+    connection = BoundedConnection.connect(*args, **{**bounds, **parameters})
     connection.answer_seconds = answer_seconds
     return connection

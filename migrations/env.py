@@ -38,7 +38,7 @@ def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | 
 
 def run_online() -> None:
     """Run the revisions, all or none."""
-    engine = make_engine(get_settings().resolved_database_url)
+    engine = make_engine(get_settings().resolved_database_url, pooler=get_settings().database_pooler)
     try:
         with engine.connect() as connection:
             sqlite = connection.dialect.name == "sqlite"
