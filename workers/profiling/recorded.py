@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from app.catalog.spec import Params
 from workers.runtimes.base import Engine, Feeds
 
-TraceKind = Literal["chrome", "flamegraph", "runtime"]
+TraceKind = Literal["chrome", "flamegraph", "tensorboard", "runtime"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Trace:
-    """A file that a viewer opens: `chrome` in Perfetto, `flamegraph` in speedscope, `runtime` in the runtime's own tool."""
+    """A file that a viewer opens: `chrome` in Perfetto, `flamegraph` in speedscope, `tensorboard` unpacked as its folder of logs,
+    `runtime` in the runtime's own tool."""
 
     kind: TraceKind
     path: Path

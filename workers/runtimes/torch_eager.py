@@ -34,13 +34,13 @@ class LoadedEager:
     """A model in its own framework, as an engine: its free dimensions are None."""
 
     def __init__(self, opened: OpenedModel):
-        self._opened = opened
+        self.opened = opened
         self.inputs = unnamed(opened.inputs)
         self.outputs = unnamed(opened.outputs)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The outputs by name. Raises SignatureMismatch where the feeds do not fit."""
-        return self._opened.run(feeds)
+        return self.opened.run(feeds)
 
 
 @implements(SPEC.name)

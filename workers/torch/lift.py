@@ -18,6 +18,7 @@ from workers.torch.layers import BUILDERS, Layer, Weights, arguments
 from workers.torch.place import place_of
 
 STAGE = "opening"
+CALL = "call"  # in the `meta` of a node that calls a layer: the name of the program's node that it stands for
 _INFERENCE_ONLY = {"_native_multi_head_attention", "_transformer_encoder_layer_fwd"}  # have no derivative
 
 
@@ -78,7 +79,7 @@ def _replace_calls(graph: fx.Graph, weights: Weights) -> dict[str, nn.Module]:
 def _call(graph: fx.Graph, node: fx.Node, name: str, layer: Layer) -> None:
     with graph.inserting_before(node):
         called = graph.create_node("call_module", name, layer.inputs)
-        called.meta = dict(node.meta)
+        called.meta = {**node.meta, CALL: node.name}
     if layer.outputs is None:
         node.replace_all_uses_with(called)
         graph.erase_node(node)

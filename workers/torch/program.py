@@ -107,12 +107,12 @@ def moved(program: Program, device: str) -> Program:
     return replace(program, program=move_to_device_pass(program.program, device))
 
 
-def runner(program: Program, device: str = "cpu") -> Run:
+def runner(program: Program, device: str = "cpu", module: torch.nn.Module | None = None) -> Run:
     """The program as a function from arrays by name to arrays by name, run eagerly on the device that its weights are on.
 
-    The function raises SignatureMismatch where names, dtypes or shapes do not fit.
+    `module` runs in place of the program's own. The function raises SignatureMismatch where names, dtypes or shapes do not fit.
     """
-    module = program.program.module()
+    module = module or program.program.module()
     arrange = arguments(program.program)
 
     def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -44,14 +44,16 @@ class Seen:
     recorded: Recorded
 
 
-def look(name: str, model: ModelHandle, feeds: Sequence[Feeds], folder: Path, **params: Any) -> Seen:
+def look(
+    name: str, model: ModelHandle, feeds: Sequence[Feeds], folder: Path, plan: Plan = QUICK, **params: Any
+) -> Seen:
     """Build an engine for a runtime, and profile it."""
     chosen = RUNTIMES[name].params(**{"threads": 1, **params})
     out, seen = folder / "engine", folder / "seen"
     out.mkdir(parents=True)
     seen.mkdir()
     engine = runtimes.registry.alone(name).build(model, chosen, out)
-    return Seen(engine, chosen, registry.alone(name).profile(engine, chosen, feeds, QUICK, seen))
+    return Seen(engine, chosen, registry.alone(name).profile(engine, chosen, feeds, plan, seen))
 
 
 def resnet(folder: Path) -> Subject:
