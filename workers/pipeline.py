@@ -20,8 +20,8 @@ from workers.hand_over import HandOver
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
 from workers.model_handle import ModelHandle
-from workers.reporting.distribution import Runs
 from workers.passing import run_pass, taken
+from workers.reporting.distribution import Runs
 from workers.result import shape_result
 from workers.runtimes.base import Engine
 from workers.samples import open_samples, synthetic_samples

@@ -2,22 +2,28 @@
 
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.jobs.looking import ProfileSettings
-from app.profiles.schemas import Layer, Profile
+from app.profiles.schemas import Layer, Peaks, Profile
 from workers import runtimes
 from workers.assignment import JobAssignment
-from workers.bundle.package import artifact, lineage_of, stem
+from workers.bundle.package import artifact, dataset_roles, lineage_of, report_artifacts, stem, versions_of
 from workers.context import Feeds
 from workers.looking import Seen, engine_of, feeds_of, written
 from workers.measure.environment import machine
 from workers.measure.feeds_file import save_feeds
 from workers.measure.launched import Launched
 from workers.measure.single import time_alone
+from workers.memory import StepMemory
+from workers.profiling.costs import priced, read_if_possible
 from workers.profiling.launch import RECORDED
-from workers.profiling.recorded import Recorded, Trace, read_recorded
+from workers.profiling.peaks import peaks_of
+from workers.profiling.recorded import Recorded, read_recorded
+from workers.profiling.roofline import above_peak, explained
+from workers.reporting.document import document
 from workers.steps import Steps, Supervisor
 from workers.timing import alone
 
@@ -40,6 +46,7 @@ class Looked:
     batch: int
     timed: dict[str, Any]  # see `time_alone`
     recorded: Recorded
+    peaks: Peaks | None
 
 
 def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]:
@@ -54,9 +61,10 @@ def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]
     settings = ProfileSettings.model_validate(assignment.asked)
     looked = look(attempt, settings)
     found = profile_of(attempt, looked)
+    result = {"profile": summary(found), "warnings": attempt.warnings}
     return {
-        "result": {"profile": summary(found), "warnings": attempt.warnings},
-        "artifacts": artifacts(assignment, found, looked.recorded.traces),
+        "result": result,
+        "artifacts": attempt.steps.fresh("packaging", lambda: artifacts(attempt, looked, found, result)),
         "measurements": [],
     }
 
@@ -84,7 +92,19 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
         recorded = attempt.steps.fresh(
             "profiling", lambda: record(seen, folder, timed["pinned_cpus"], settings.seconds)
         )
-    return Looked(seen, feeds, batch, timed, recorded)
+        peaks = (
+            attempt.steps.fresh("peaks", lambda: _peaks(attempt, seen, folder, timed, recorded))
+            if settings.advise
+            else None
+        )
+    return Looked(seen, feeds, batch, timed, recorded, peaks)
+
+
+def _peaks(
+    attempt: "Attempt", seen: Seen, folder: Path, timed: dict[str, Any], recorded: Recorded
+) -> Peaks | None:
+    memory = StepMemory(attempt.supervisor, attempt.assignment.scratch)
+    return peaks_of(seen.under_test, timed["pinned_cpus"], folder / "peaks", memory, recorded.notes)
 
 
 def record(seen: Seen, folder: Path, cpus: list[int], seconds: float) -> Recorded:
@@ -101,7 +121,9 @@ def record(seen: Seen, folder: Path, cpus: list[int], seconds: float) -> Recorde
 def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
     """What the profiler saw, in the terms of the model that was uploaded."""
     assignment, seen, recorded = attempt.assignment, looked.seen, looked.recorded
-    total = sum(row.mean_ms for row in recorded.rows)
+    model = read_if_possible(seen.source, looked.feeds[0], recorded.notes)
+    rows, costs = priced(recorded.rows, model)
+    total = sum(row.mean_ms for row in rows)
     layers = [
         Layer(
             name=row.name,
@@ -116,8 +138,12 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
             flops=row.flops,
             moved_bytes=row.moved_bytes,
         )
-        for row in recorded.rows
+        for row in rows
     ]
+    if looked.peaks is not None:
+        layers = explained(layers, costs, looked.peaks)
+        if (told := above_peak(layers, looked.peaks)) is not None:
+            recorded.notes.append(told)
     latency = looked.timed["latency"]
     profiled = sorted(recorded.run_ms)[len(recorded.run_ms) // 2]
     return Profile(
@@ -144,6 +170,7 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
         layers=layers,
         peak_memory_bytes=recorded.peak_memory_bytes,
         memory=recorded.memory,
+        peaks=looked.peaks,
         notes=recorded.notes,
         machine=machine(),
         versions=dict(runtimes.registry.alone(seen.runtime.name).versions()),
@@ -183,13 +210,28 @@ def summary(found: Profile) -> dict[str, Any]:
     return {**{name: said[name] for name in kept}, "layers": len(found.layers), "slowest": slowest}
 
 
-def artifacts(assignment: JobAssignment, found: Profile, traces: list[Trace]) -> list[dict[str, Any]]:
-    """The profile, and the traces that viewers open."""
+def artifacts(
+    attempt: "Attempt", looked: Looked, found: Profile, result: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The profile, the report of it, and the traces that viewers open."""
+    assignment = attempt.assignment
     name, lineage = stem(assignment), lineage_of(assignment)
     path = written(assignment.scratch / f"{name}-profile.json", found.model_dump(mode="json", by_alias=True))
     said = {"schema": found.schema_}
     made = [artifact("profile", path, MEDIA_JSON, said, lineage)]
-    for trace in traces:
+    report = document(
+        assignment,
+        created_at=datetime.now(UTC),
+        datasets=dataset_roles(assignment),
+        result=result,
+        steps=attempt.steps.outcomes,
+        runs_ns={"engine": looked.timed["runs_ns"]},
+        profile=found,
+        machine=found.machine,
+        versions=versions_of(found.versions),
+    )
+    made += report_artifacts(assignment, report, lineage, None)
+    for trace in looked.recorded.traces:
         entry = artifact("trace", trace.path, trace.media_type, {"schema": 1, "trace": trace.kind}, lineage)
         made.append({**entry, "role": f"trace-{trace.kind}"})
     return made
