@@ -175,7 +175,7 @@ _SPECS = (
     ),
     PassSpec(
         name="low-rank",
-        version=1,
+        version=2,
         title="Lower the rank of layers",
         params=LowRankParams,
         consumes=frozenset({"fp32"}),

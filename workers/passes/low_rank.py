@@ -32,25 +32,18 @@ def apply(model: ModelHandle, params: LowRankParams, ctx: PassContext) -> ModelH
     """
     from workers.surgery import factoring
     from workers.surgery.counting import layers
-    from workers.surgery.low_rank import WIDEST, Outputs, narrowed, of_weights
-    from workers.surgery.observing import observe
+    from workers.surgery.low_rank import WIDEST, narrowed, of_outputs, of_weights
 
     opened, network = factoring.opened(model)
     before = {one.name: one for one in layers(network, opened.inputs)}
     held, left_out = _layers(network, params)
-    samples = ctx.samples.get("calibration")
-    observed = {}
-    if samples is not None:
-        observed = {
-            name: Outputs(layer) for name, layer in held.items() if min(layer.weight.shape[:2]) <= WIDEST
-        }
-        observe(opened, observed, samples, params.samples, SPEC.name)
-        if unseen := sorted(held.keys() - observed.keys()):
+    spectra: dict[str, Spectrum] = {}
+    if (samples := ctx.samples.get("calibration")) is not None:
+        seen = {name: layer for name, layer in held.items() if min(layer.weight.shape[:2]) <= WIDEST}
+        spectra = of_outputs(opened, seen, samples, params.samples, SPEC.name)
+        if unseen := sorted(held.keys() - seen.keys()):
             ctx.warn(f"too wide for components of their outputs, so fitted on weights: {', '.join(unseen)}")
-    spectra = {
-        name: observed[name].spectrum() if name in observed else of_weights(layer)
-        for name, layer in held.items()
-    }
+    spectra |= {name: of_weights(layer) for name, layer in held.items() if name not in spectra}
     ranks = _ranks(held, spectra, sum(one.parameters for one in before.values()), params)
     for name in held.keys() - ranks.keys():
         left_out[name] = "would not become smaller"

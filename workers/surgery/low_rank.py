@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.surgery.observing import channels_last
+from workers.context import Samples
+from workers.surgery.observing import channels_last, observe
+from workers.torch.model import TorchModel
 
 Narrowable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WIDEST = 4096  # of the narrower side: beyond, the components of outputs take too much memory, and weights alone are asked
+HELD = 1 << 30  # bytes of moments that are gathered in one run over the data
 UNSEEN = 0.01  # the share of the weights' own components, for directions that no sample showed
 
 
@@ -34,7 +37,8 @@ def break_even(layer: Narrowable) -> int:
 
 @dataclass
 class Spectrum:
-    """A layer's components: `vectors` [outputs, components], their `energies` in descending order, the outputs' `mean` where data told it."""
+    """A layer's components: `vectors` [outputs, components] in float32, their `energies` in descending order, the outputs' `mean` where
+    data told it."""
 
     vectors: Tensor
     energies: Tensor
@@ -57,7 +61,7 @@ class Spectrum:
 def of_weights(layer: Narrowable) -> Spectrum:
     """The components of the weights alone."""
     vectors, values, _ = torch.linalg.svd(matrix(layer), full_matrices=False)
-    return Spectrum(vectors, values.square())
+    return Spectrum(vectors.float(), values.square())
 
 
 class Outputs:
@@ -99,12 +103,45 @@ class Outputs:
         vectors = vectors.flip(1)[:, : min(weights.shape)]
         energies = ((spread @ vectors) * vectors).sum(0).clamp_min(0)
         order = energies.argsort(descending=True, stable=True)
-        return Spectrum(vectors[:, order], energies[order], None if bias is None else mean)
+        return Spectrum(vectors[:, order].float(), energies[order], None if bias is None else mean)
+
+
+def of_outputs(
+    model: TorchModel, layers: Mapping[str, Narrowable], samples: Samples, limit: int, stage: str
+) -> dict[str, Spectrum]:
+    """The components of what layers give on at most `limit` samples. The data are run once for as many layers as `HELD` has room for.
+
+    Raises:
+        SignatureMismatch, InvalidDataset: see `observe`.
+    """
+    found: dict[str, Spectrum] = {}
+    for names in _rounds(
+        {name: 8 * min(layer.weight.shape[:2]) ** 2 for name, layer in layers.items()}, HELD
+    ):
+        outputs = {name: Outputs(layers[name]) for name in names}
+        observe(model, outputs, samples, limit, stage)
+        for name in names:
+            found[name] = outputs.pop(name).spectrum()
+    return found
+
+
+def _rounds(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Names in order, in groups whose sizes add up to at most `most`, or of one name."""
+    groups: list[list[str]] = []
+    held = most
+    for name, size in sizes.items():
+        if held + size > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return groups
 
 
 def narrowed(layer: Narrowable, spectrum: Spectrum, rank: int) -> dict[str, nn.Module]:
     """`first` and `second`: what takes the layer's place."""
-    vectors = spectrum.vectors[:, :rank] * _signs(spectrum.vectors[:, :rank])
+    vectors = spectrum.vectors[:, :rank].double()
+    vectors = vectors * _signs(vectors)
     bias = None if layer.bias is None else layer.bias.detach().double()
     if spectrum.mean is not None and bias is not None:
         bias = vectors @ (vectors.T @ (bias - spectrum.mean)) + spectrum.mean

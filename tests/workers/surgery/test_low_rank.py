@@ -11,8 +11,10 @@ from torch import nn
 
 from app.errors import IncompatibleRecipe, InvalidModel, InvalidParams
 from tests.workers.surgery.trials import Trial, trial
+from workers.surgery import low_rank
 from workers.surgery.counting import layers, totals
 from workers.surgery.low_rank import Outputs, break_even, narrowed, of_weights, ranks_under
+from workers.surgery.observing import observe
 from workers.torch.program import load_program
 
 ROWS = ({"name": "rows", "dtype": "float32", "shape": ["batch", 4, 24]},)
@@ -258,3 +260,20 @@ def test_break_even_is_the_last_rank_that_saves():
     rank = break_even(layer)
 
     assert rank * 50 < 600 <= (rank + 1) * 50
+
+
+def test_moments_are_gathered_in_rounds_where_they_are_many(tied: Trial, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(1)
+    data = {"calibration": {"rows": torch.randn(60, 4, 24).numpy()}}
+    (once, _), runs = tied.apply(data, rank=3), []
+    monkeypatch.setattr(low_rank, "HELD", 8 * 24**2)
+    monkeypatch.setattr(
+        low_rank,
+        "observe",
+        lambda model, outputs, *given: runs.append(len(outputs)) or observe(model, outputs, *given),
+    )
+    again, _ = tied.apply(data, rank=3)
+
+    assert again.digest == once.digest
+    assert len(runs) > 1
+    assert sum(runs) == 3
