@@ -3,6 +3,7 @@
 python -m benchmarks.training [--write] [PART…]    the tables on standard output; --write: into docs/training.md too
 """
 
+from benchmarks import parts
 from benchmarks.written import ROOT
 
 PARTS = {
@@ -13,3 +14,8 @@ PARTS = {
     "precision": "bf16 beside fp32",
 }
 PAGE = ROOT / "docs" / "training.md"
+
+
+def main() -> int:
+    """All parts, as `python -m benchmarks` runs them."""
+    return parts.main("benchmarks.training", PARTS, PAGE)
