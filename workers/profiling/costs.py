@@ -111,22 +111,41 @@ def read_model(model: ModelHandle, feeds: Feeds) -> Model:
 def priced(rows: Sequence[Row], model: Model | None) -> tuple[list[Row], list[Cost]]:
     """Rows with what they cost, and these costs. What the runtime told itself stays; without a model nothing else is known.
 
-    A source that several rows name (parts of one product, or work that was added around it) counts where most time goes.
+    A source that several rows name (parts of one product, or work that was added around it) counts where most time goes. An
+    operation without FLOPs that no row names counts where all that it reads, or else all that reads it, does: it was fused there.
     """
-    slowest: dict[str, Row] = {}
-    for row in rows:
-        for name in row.sources:
-            if name not in slowest or row.mean_ms > slowest[name].mean_ms:
-                slowest[name] = row
-    costs = [
-        _told(row, cost_of(row, [name for name in row.sources if slowest[name] is row], model))
-        for row in rows
-    ]
+    owners = _owners(rows, model) if model is not None else {}
+    owned: dict[int, list[str]] = {}
+    for name, place in owners.items():
+        owned.setdefault(place, []).append(name)
+    costs = [_told(row, cost_of(row, owned.get(place, ()), model)) for place, row in enumerate(rows)]
     told = [
         replace(row, flops=cost.flops, moved_bytes=cost.moved_bytes)
         for row, cost in zip(rows, costs, strict=True)
     ]
     return told, costs
+
+
+def _owners(rows: Sequence[Row], model: Model) -> dict[str, int]:
+    """By operation: the place of the row that it counts in."""
+    owners: dict[str, int] = {}
+    for place, row in enumerate(rows):
+        for name in row.sources:
+            if name in model.operations and (name not in owners or row.mean_ms > rows[owners[name]].mean_ms):
+                owners[name] = place
+    makers = {value: one.name for one in model.operations.values() for value in one.writes}
+    glue = [one for one in model.operations.values() if one.flops == 0]
+    for one in glue:
+        _join(one.name, {makers[value] for value in one.reads if value in makers}, owners)
+    for one in reversed(glue):
+        _join(one.name, {reader for value in one.writes for reader in model.readers.get(value, ())}, owners)
+    return owners
+
+
+def _join(name: str, neighbours: set[str], owners: dict[str, int]) -> None:
+    places = {owners.get(one) for one in neighbours}
+    if name not in owners and len(places) == 1 and (place := places.pop()) is not None:
+        owners[name] = place
 
 
 def cost_of(row: Row, sources: Iterable[str], model: Model | None) -> Cost:

@@ -142,7 +142,7 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
     ]
     if looked.peaks is not None:
         layers = explained(layers, costs, looked.peaks)
-        if (told := above_peak(layers, looked.peaks)) is not None:
+        if (told := above_peak(layers)) is not None:
             recorded.notes.append(told)
     latency = looked.timed["latency"]
     profiled = sorted(recorded.run_ms)[len(recorded.run_ms) // 2]

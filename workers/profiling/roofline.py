@@ -14,7 +14,8 @@ from workers.profiling.costs import Cost
 
 EXPLAINS = 0.5  # the share of a layer's time from which on its floor explains it
 WORTH_MOST = 10
-ABOVE_PEAK = 1.1  # times the peak, from which on it was measured too low, or fewer operations are computed than counted
+ABOVE_PEAK = 1.25  # times the peak, from which on it was measured too low, or fewer operations are computed than counted
+WORTH_A_WORD = 0.05  # of the time, that such layers take together
 
 
 def explained(layers: Sequence[Layer], costs: Sequence[Cost], peaks: Peaks) -> list[Layer]:
@@ -68,11 +69,10 @@ def worth_most(layers: Sequence[Layer], count: int = WORTH_MOST) -> list[Layer]:
     return sorted(known, key=lambda layer: (layer.floor_ms or 0.0) - layer.mean_ms)[:count]
 
 
-def above_peak(layers: Sequence[Layer], peaks: Peaks) -> str | None:
-    """A note where layers are faster than the peaks allow."""
+def above_peak(layers: Sequence[Layer]) -> str | None:
+    """A note where layers that matter are faster than the peaks allow."""
     fast = [layer for layer in layers if layer.floor_ms and layer.floor_ms > ABOVE_PEAK * layer.mean_ms]
-    fast = [layer for layer in fast if layer.mean_ms > 10 * peaks.overhead_ms]
-    if not fast:
+    if sum(layer.share for layer in fast) < WORTH_A_WORD:
         return None
     most = max(fast, key=lambda layer: (layer.floor_ms or 0.0) / layer.mean_ms)
     are = "layer is" if len(fast) == 1 else "layers are"

@@ -29,8 +29,10 @@ def row(*sources: str, precision: str = "fp32", calls: float = 1.0, ms: float = 
 
 
 def cost(model: Model, *rows: Row) -> list[Cost]:
-    """What rows cost."""
-    return priced(rows, model)[1]
+    """What rows cost, where every other operation has a row of its own."""
+    told = {name for one in rows for name in one.sources}
+    others = [row(name) for name in model.operations if name not in told]
+    return priced([*rows, *others], model)[1][: len(rows)]
 
 
 def convolutional(folder: Path) -> ModelHandle:
@@ -72,6 +74,15 @@ def test_each_row_costs_what_it_computes_and_what_enters_and_leaves_it(tmp_path:
     assert product == Cost(2 * batch * MAPS * 10, FLOAT * batch * (MAPS + 10), FLOAT * MAPS * 10)
 
 
+def test_what_no_row_names_was_fused_into_its_neighbour(tmp_path: Path) -> None:
+    model = read_model(convolutional(tmp_path), images(1))
+    conv, product = priced([row("conv"), row("product")], model)[1]
+    assert conv == Cost(2 * MAPS * 27, FLOAT * (IMAGE + MAPS), FLOAT * (KERNEL + 4 * 8))
+    assert product.value_bytes == FLOAT * (MAPS + 10)
+    (alone,) = priced([row("norm")], model)[1]
+    assert alone.flops == 0  # what computes is nobody's, unless a row names it
+
+
 def test_a_fused_row_has_the_operations_of_all_and_the_bytes_of_its_border(tmp_path: Path) -> None:
     model = read_model(convolutional(tmp_path), images(2))
     (fused,) = cost(model, row("conv", "norm", "relu", "view"))
@@ -100,7 +111,7 @@ def test_what_several_rows_claim_counts_where_most_time_goes(tmp_path: Path) -> 
 def test_what_the_runtime_told_stays(tmp_path: Path) -> None:
     model = read_model(convolutional(tmp_path), images(1))
     told = Row("conv", "Conv", 1, 1.0, sources=("conv",), flops=7, moved_bytes=10_000)
-    (found,), (price,) = priced([told], model)
+    (found, *_), (price, *_) = priced([told, row("norm"), row("relu"), row("product")], model)
     assert (found.flops, found.moved_bytes) == (7, 10_000)
     assert price.weight_bytes == FLOAT * KERNEL
     (found,), _ = priced([told], None)

@@ -21,7 +21,7 @@ PEAKS = Peaks(
 def layer(name: str, mean_ms: float, precision: str | None = "fp32") -> Layer:
     """A layer without a floor."""
     return Layer(
-        name=name, operator="?", layers=[name], calls=1, mean_ms=mean_ms, share=0, precision=precision
+        name=name, operator="?", layers=[name], calls=1, mean_ms=mean_ms, share=0.1, precision=precision
     )
 
 
@@ -69,7 +69,7 @@ def test_the_layers_worth_most_are_those_furthest_above_their_floors() -> None:
 
 def test_layers_faster_than_the_peaks_are_told() -> None:
     costs = [Cost(100_000_000, 0, 0), Cost(100_000_000, 0, 0)]
-    assert above_peak(explained([layer("a", 1.0), layer("b", 0.95)], costs, PEAKS), PEAKS) is None
-    note = above_peak(explained([layer("a", 1.0), layer("b", 0.5)], costs, PEAKS), PEAKS)
+    assert above_peak(explained([layer("a", 1.0), layer("b", 0.9)], costs, PEAKS)) is None
+    note = above_peak(explained([layer("a", 1.0), layer("b", 0.5)], costs, PEAKS))
     assert note is not None
     assert note.startswith("1 layer is faster than the device's peaks allow (b: 2 times)")
