@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.benchmarks.schemas import Benchmark
 from app.jobs.looking import JobKind
 from app.profiles.schemas import Profile
 
@@ -100,6 +101,6 @@ class Report(_Part):
     distributions: list[Distribution] = Field(default_factory=list)
     surgery: list[Surgery] = Field(default_factory=list)
     profile: Profile | None = None
-    benchmark: dict[str, Any] | None = None
+    benchmark: Benchmark | None = None
     machine: dict[str, Any]
     versions: dict[str, str]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,12 +18,13 @@ from workers.benchmarking.cold import cold_start
 from workers.benchmarking.energy import Meter
 from workers.benchmarking.scenarios import Setting, latency_of, offline, queries, serving
 from workers.benchmarking.server import Tried, highest_rate
-from workers.bundle.package import artifact, lineage_of, stem
+from workers.bundle.package import artifact, dataset_roles, lineage_of, report_artifacts, stem, versions_of
 from workers.looking import Seen, engines_of, feeds_of, written
 from workers.measure.environment import machine
 from workers.measure.feeds_file import save_feeds
 from workers.measure.processors import usable_processors
 from workers.problems import error_of
+from workers.reporting.document import document
 from workers.steps import Steps, Supervisor
 from workers.timing import alone
 
@@ -49,15 +51,29 @@ def benchmark(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, An
     settings = BenchmarkSettings.model_validate(assignment.asked)
     found = measured(attempt, settings)
     said = found.model_dump(mode="json", by_alias=True)
-    name = stem(assignment)
-    path = written(assignment.scratch / f"{name}-benchmark.json", said)
-    made = artifact("benchmark", path, MEDIA_JSON, {"schema": found.schema_}, lineage_of(assignment))
     shown = {key: said[key] for key in ("target", "points", "knees", "cold_start", "notes")}
-    return {
-        "result": {"benchmark": shown, "warnings": attempt.warnings},
-        "artifacts": [made],
-        "measurements": [],
-    }
+    result = {"benchmark": shown, "warnings": attempt.warnings}
+    made = attempt.steps.fresh("packaging", lambda: artifacts(attempt, found, result))
+    return {"result": result, "artifacts": made, "measurements": []}
+
+
+def artifacts(attempt: "Attempt", found: Benchmark, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The benchmark, and the report of it."""
+    assignment, lineage = attempt.assignment, lineage_of(attempt.assignment)
+    path = assignment.scratch / f"{stem(assignment)}-benchmark.json"
+    written(path, found.model_dump(mode="json", by_alias=True))
+    report = document(
+        assignment,
+        created_at=datetime.now(UTC),
+        datasets=dataset_roles(assignment),
+        result=result,
+        steps=attempt.steps.outcomes,
+        benchmark=found,
+        machine=found.machine,
+        versions=versions_of(found.versions),
+    )
+    made = artifact("benchmark", path, MEDIA_JSON, {"schema": found.schema_}, lineage)
+    return [made, *report_artifacts(assignment, report, lineage, None)]
 
 
 def measured(attempt: "Attempt", settings: BenchmarkSettings) -> Benchmark:

@@ -125,10 +125,12 @@ def intervals(rows: Sequence[Json], axis: str, *, marks: Sequence[Json] = (), lo
     return chart(rows, height=(ROW_HEIGHT + 6) * len(rows), layer=layers)
 
 
-def bars(rows: Sequence[Json], axis: str, *, more: Sequence[Json] = (), floor: bool = False) -> Json:
+def bars(
+    rows: Sequence[Json], axis: str, *, more: Sequence[Json] = (), floor: bool = False, ticks: str = "~g"
+) -> Json:
     """Horizontal bars in the order given: `name`, `value`, `kind` (a CSS variable), what `more` tooltips tell.
 
-    With `floor` each has a tick at the row's `floor`, where it has one.
+    `ticks` is the axis's number format (https://d3js.org/d3-format). With `floor` each has a tick at the row's `floor`, where it has one.
     """
     y = {
         "field": "name",
@@ -137,7 +139,7 @@ def bars(rows: Sequence[Json], axis: str, *, more: Sequence[Json] = (), floor: b
         "title": None,
         "axis": {"ticks": False, "domain": False},
     }
-    x = {"field": "value", "type": "quantitative", "title": axis, "axis": {"tickCount": 5, "format": "~s"}}
+    x = {"field": "value", "type": "quantitative", "title": axis, "axis": {"tickCount": 5, "format": ticks}}
     tooltip = [{"field": "name", "title": " "}, {"field": "value", "format": ".4~g", "title": axis}, *more]
     layers: list[Json] = [
         {

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from app.benchmarks.schemas import Benchmark
 from app.profiles.schemas import Profile
 from app.reports.schemas import Report, Step
 from workers.assignment import JobAssignment
@@ -35,7 +36,7 @@ def document(
     measurements: Iterable[Json] = (),
     runs_ns: Mapping[str, Runs] | None = None,
     profile: Profile | None = None,
-    benchmark: dict[str, Any] | None = None,
+    benchmark: Benchmark | None = None,
     machine: Json,
     versions: Mapping[str, str],
 ) -> Report:

@@ -1,10 +1,10 @@
 """Numbers in words, beyond those of `workers/bundle/text.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.bundle.text import bytes_text, ms_text
-from workers.reporting.blocks import Cell, Code, Text, Tone
+from workers.reporting.blocks import Cell, Code, Column, Text, Tone
 
 NOTHING = "–"
 VERDICTS = {
@@ -79,3 +79,13 @@ def words(text: str) -> Text:
     if len(pieces) % 2 == 0:  # a backquote without its partner: it is text
         return [text]
     return [Code(piece) if place % 2 else piece for place, piece in enumerate(pieces) if piece]
+
+
+def told(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tuple[list[Column], list[list[Cell]]]:
+    """Columns and rows of a table, without the columns that say nothing in any row."""
+    kept = [
+        place
+        for place in range(len(columns))
+        if place == 0 or any(row[place].text != NOTHING for row in rows)
+    ]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from app.benchmarks.schemas import Benchmark, ColdStart, Energy, Knee, Latency, Point, Rate, Trial
 from app.profiles.schemas import Advice, Gain, Layer, Peaks, Phase, Profile
 from app.reports.schemas import LayerChange, Report, Step, Surgery
 from workers.reporting.distribution import distribution
@@ -116,5 +117,42 @@ def profiled(name: str = "conv1", **changed: Any) -> Report:
         "kind": "profile", "recipe": {"schema": 1, "passes": []}, "request": request, "surgery": [], "profile": profile,
         "measurements": [], "result": {"profile": {}, "warnings": []},
         "distributions": [distribution("engine", runs_ns(3.6, 20, 3))],
+    }  # fmt: skip
+    return optimized(name, **{**given, **changed})
+
+
+def benchmarked(name: str = "net.onnx", **changed: Any) -> Report:
+    """The report of a job that measured how an engine serves."""
+    latency = Latency(p50_ms=2.0, p90_ms=2.4, p99_ms=3.1, p999_ms=None, mean_ms=2.1, queries=1200)
+    common: dict[str, Any] = {
+        "threads": 2,
+        "streams": 1,
+        "latency": latency,
+        "variation": 0.02,
+        "peak_memory_bytes": 50_000_000,
+    }
+    points = [
+        Point(scenario="single-stream", batch=1, status="measured", throughput=Rate(value=480, low=470, high=490),
+              energy=Energy(joules_per_sample=0.05, watts=24, source="rapl"), **common),
+        *(
+            Point(scenario="offline", batch=batch, status="measured", throughput=Rate(value=rate, low=0.97 * rate, high=1.02 * rate), **common)
+            for batch, rate in ((1, 500), (4, 900), (16, 1000))
+        ),
+        Point(scenario="server", batch=4, status="measured", bound_ms=10, throughput=Rate(value=600, low=600, high=700), **common,
+              server=[
+                  Trial(rate_per_s=rate, queries=5000, late=late, kept=kept, p99_ms=p99, mean_batch=1.4, utilization=rate / 1000)
+                  for rate, late, kept, p99 in ((400, 3, True, 6.0), (600, 20, True, 9.0), (700, 100, False, 14.0))
+              ]),
+        Point(scenario="offline", batch=64, threads=2, streams=1, status="failed", problem={"detail": f"{name} does not fit"}),
+    ]  # fmt: skip
+    found = Benchmark(
+        subject={}, target={"runtime": "onnxruntime-cpu", "params": {"threads": 2}}, points=points,
+        knees=[Knee(batch=4, throughput_per_s=900, best_batch=16, best_throughput_per_s=1000, threads=2, streams=1)],
+        cold_start=ColdStart(import_ms=120, load_ms=30, first_ms=5, launches=3, dropped=True), notes=["no energy"],
+        machine=MACHINE, versions=VERSIONS,
+    )  # fmt: skip
+    given = {
+        "kind": "benchmark", "recipe": {"schema": 1, "passes": []}, "request": {"kind": "benchmark", "options": {}}, "surgery": [],
+        "benchmark": found, "measurements": [], "result": {"benchmark": {}, "warnings": []}, "distributions": [],
     }  # fmt: skip
     return optimized(name, **{**given, **changed})

@@ -7,13 +7,14 @@ import pytest
 
 from app.reports.schemas import Report
 from scripts.chromium import Page, browser, chromium
-from tests.workers.reporting.samples import HOSTILE, optimized, profiled
+from tests.workers.reporting.samples import HOSTILE, benchmarked, optimized, profiled
 from workers.reporting.html import page as html
 
 EXECUTABLE = chromium()
 REPORTS = {
     "optimize": optimized(),
     "profile": profiled(),
+    "benchmark": benchmarked(),
     "hostile": optimized(HOSTILE),
     "hostile profile": profiled(HOSTILE),
 }
@@ -56,7 +57,7 @@ def test_a_report_draws_asks_for_nothing_and_complains_of_nothing(
     assert page.complaints == []
     assert page.requested == [files[name].as_uri()]
     count = charts(REPORTS[name])
-    assert count >= 4
+    assert count >= 3
     assert (
         page.value("[...document.querySelectorAll('.chart svg')].filter(one => one.clientWidth > 200).length")
         == count

@@ -13,7 +13,7 @@ from app.commands.parsing import parse_targets, read_recipe
 from app.commands.submit import read_body
 from app.jobs.schemas import read_request
 from app.reports.schemas import Report
-from tests.workers.reporting.samples import optimized, profiled, runs_ns
+from tests.workers.reporting.samples import benchmarked, optimized, profiled, runs_ns
 from workers.assignment import JobAssignment, SubjectFiles
 from workers.reporting.distribution import PROBABILITIES, distribution, write_runs
 from workers.reporting.document import document
@@ -181,7 +181,7 @@ def test_a_document_is_plain_data_that_comes_back() -> None:
         steps=[outcome({})], runs_ns={"baseline": runs_ns(1, 3, 0)}, machine={}, versions={"burnish": "0.1.0"},
         measurements=[{"side": "baseline", "name": "x", "unit": "1", "value": 1.0, "low": None, "high": None, "samples": {}, "machine": {}}],
     )  # fmt: skip
-    for one in (report, optimized(), profiled()):
+    for one in (report, optimized(), profiled(), benchmarked()):
         assert Report.model_validate_json(one.model_dump_json(by_alias=True)) == one
     assert report.steps[0].told == ["Done."]
     assert "machine" not in report.measurements[0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.reports.schemas import Report
-from tests.workers.reporting.samples import HOSTILE, optimized, profiled
+from tests.workers.reporting.samples import HOSTILE, benchmarked, optimized, profiled
 from workers.reporting.html import page
 
 VOID = {"meta", "link", "br", "img"}
@@ -49,8 +49,8 @@ class Tree(HTMLParser):
         return [(attributes, text) for found, attributes, text in self.found if found == tag]
 
 
-@pytest.mark.parametrize("report", [optimized(), profiled(), optimized(HOSTILE), profiled(HOSTILE)],
-                         ids=["optimize", "profile", "hostile", "hostile profile"])  # fmt: skip
+@pytest.mark.parametrize("report", [optimized(), profiled(), benchmarked(), optimized(HOSTILE), profiled(HOSTILE)],
+                         ids=["optimize", "profile", "benchmark", "hostile", "hostile profile"])  # fmt: skip
 def test_a_report_is_whole_and_closed(report: Report) -> None:
     tree = Tree(page(report))
     kinds = {tag for tag, _, _ in tree.found}
@@ -67,7 +67,9 @@ def test_a_report_is_whole_and_closed(report: Report) -> None:
         assert "\u202e" not in text
 
 
-@pytest.mark.parametrize("report", [optimized(), profiled()], ids=["optimize", "profile"])
+@pytest.mark.parametrize(
+    "report", [optimized(), profiled(), benchmarked()], ids=["optimize", "profile", "benchmark"]
+)
 def test_headings_captions_and_anchors(report: Report) -> None:
     tree = Tree(page(report))
     ids = [attributes["id"] for _, attributes, _ in tree.found if "id" in attributes]

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from app.reports.schemas import Report
-from tests.workers.reporting.samples import HOSTILE, optimized, profiled
+from tests.workers.reporting.samples import HOSTILE, benchmarked, optimized, profiled
 from workers.reporting.blocks import Code, Strong
 from workers.reporting.markdown import inline, text
 
@@ -19,8 +19,8 @@ def tokens(written: str) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(written)
 
 
-@pytest.mark.parametrize("report", [optimized(), profiled(), optimized(HOSTILE), profiled(HOSTILE)],
-                         ids=["optimize", "profile", "hostile", "hostile profile"])  # fmt: skip
+@pytest.mark.parametrize("report", [optimized(), profiled(), benchmarked(), optimized(HOSTILE), profiled(HOSTILE)],
+                         ids=["optimize", "profile", "benchmark", "hostile", "hostile profile"])  # fmt: skip
 def test_tables_have_as_many_cells_as_columns(report: Report) -> None:
     written = text(report)
     tables = [block.split("\n") for block in re.findall(r"(?:^\|.*\n)+", written, re.MULTILINE)]

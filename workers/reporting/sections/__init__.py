@@ -7,6 +7,8 @@ from app.reports.schemas import Report
 from workers.reporting.blocks import Section
 from workers.reporting.sections.accuracy import accuracy
 from workers.reporting.sections.advice import advice
+from workers.reporting.sections.batches import batches
+from workers.reporting.sections.cold_start import cold_start
 from workers.reporting.sections.comparison import comparison
 from workers.reporting.sections.conditions import conditions
 from workers.reporting.sections.latency import latency
@@ -15,6 +17,8 @@ from workers.reporting.sections.memory import memory
 from workers.reporting.sections.recipe import recipe
 from workers.reporting.sections.repeat import repeat
 from workers.reporting.sections.roofline import roofline
+from workers.reporting.sections.scenarios import scenarios
+from workers.reporting.sections.server import server
 from workers.reporting.sections.speed import speed
 from workers.reporting.sections.steps import steps
 from workers.reporting.sections.structure import structure
@@ -28,7 +32,7 @@ MADE: tuple[Part, ...] = (recipe, steps, repeat, conditions)
 PARTS: dict[JobKind, tuple[Part, ...]] = {
     "optimize": (comparison, speed, why, accuracy, latency, structure, *PROFILED, *MADE),
     "profile": (*PROFILED, latency, *MADE),
-    "benchmark": (latency, *PROFILED, *MADE),
+    "benchmark": (scenarios, batches, server, cold_start, *MADE),
 }
 
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from app.benchmarks.schemas import Benchmark
 from app.profiles.schemas import Profile
 from app.reports.schemas import Report
 from workers.bundle.text import bytes_text, ms_text
 from workers.reporting.blocks import Code, Headline, Strong, Text, Tile, Tone
 from workers.reporting.charts import SIDES
-from workers.reporting.words import TONES, between, change
+from workers.reporting.words import TONES, amount, between, change
 
 Json = dict[str, Any]
 BUDGETS: dict[Any, tuple[str, Tone]] = {
@@ -29,6 +30,8 @@ def headline(report: Report) -> Headline:
         return _optimized(report)
     if report.profile is not None:
         return _profiled(report, report.profile)
+    if report.benchmark is not None:
+        return _benchmarked(report, report.benchmark)
     sentence: Text = [Code(report.subject["name"]), " on ", Code(report.target["runtime"]), "."]
     return Headline(_title(report), sentence)
 
@@ -111,3 +114,38 @@ def _profiled(report: Report, profile: Profile) -> Headline:
     if profile.peak_memory_bytes is not None:
         tiles.append(Tile("peak memory", bytes_text(profile.peak_memory_bytes), "of tensors"))
     return Headline(_title(report), told, "plain", tiles)
+
+
+def _benchmarked(report: Report, found: Benchmark) -> Headline:
+    told: list[str | Code | Strong] = []
+    measured = [point for point in found.points if point.status != "failed"]
+    tiles = []
+    rated = [point for point in measured if point.throughput is not None]
+    best = max(rated, key=lambda point: point.throughput.value if point.throughput else 0.0, default=None)
+    if best is not None and best.throughput is not None:
+        where = f"{best.scenario}, batch {best.batch}, {best.threads} threads, {best.streams} streams"
+        told += [Strong(f"{amount(best.throughput.value)} samples a second"), f" at best ({where})"]
+        tiles.append(Tile("best throughput", f"{amount(best.throughput.value)} /s", where))
+    queried = [point for point in measured if point.latency is not None]
+    quickest = min(queried, key=lambda point: point.latency.p50_ms if point.latency else 0.0, default=None)
+    if quickest is not None and quickest.latency is not None:
+        latency = quickest.latency
+        tail = "" if latency.p99_ms is None else f"p99 {ms_text(latency.p99_ms)}"
+        told += [
+            "; ",
+            Strong(ms_text(latency.p50_ms)),
+            f" a query at best (p50; {quickest.scenario}, batch {quickest.batch})",
+        ]
+        tiles.append(Tile("quickest query, p50", ms_text(latency.p50_ms), tail))
+    start = found.cold_start.import_ms + found.cold_start.load_ms + found.cold_start.first_ms
+    tiles.append(Tile("cold start", ms_text(start), "to the first answer"))
+    failed = len(found.points) - len(measured)
+    tiles.append(
+        Tile(
+            "points",
+            str(len(found.points)),
+            f"{failed} failed" if failed else "",
+            "warn" if failed else "plain",
+        )
+    )
+    return Headline(_title(report), [*told, "."], "plain", tiles)

@@ -148,7 +148,7 @@ def _blocks(found: list[Distribution]) -> dict[str, Any]:
                 "field": "off",
                 "type": "quantitative",
                 "title": "against the side's median",
-                "axis": {"format": "+.0%", "tickCount": 5},
+                "axis": {"format": "+.1~%", "tickCount": 5},
             },
             "color": by_side([one.side for one in found]),
             "shape": shape_by_side([one.side for one in found]),

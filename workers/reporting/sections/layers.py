@@ -7,7 +7,7 @@ from app.profiles.schemas import Layer
 from app.reports.schemas import Report
 from workers.reporting.blocks import Block, Cell, Chart, Code, Column, Folded, Section, Table, Text
 from workers.reporting.charts import bars
-from workers.reporting.words import NOTHING, amount, ms_cell, number
+from workers.reporting.words import NOTHING, amount, ms_cell, number, told
 
 SLOWEST = 10
 OPERATORS = 15
@@ -97,7 +97,7 @@ def _table(found: Sequence[Layer]) -> Table:
         Column("held by"),
         Column("runs on"),
     ]
-    rows = [_row(layer) for layer in found]
+    columns, rows = told(columns, [_row(layer) for layer in found])
     caption = "Every row of the profile, the slowest first. Names in parentheses are the runtime's own."
     return Table(caption, columns, rows, sortable=True, brief=BRIEF)
 

@@ -22,7 +22,7 @@ def memory(report: Report) -> Section | None:
             {"name": str(one["operator"]), "value": one["bytes"], "kind": "var(--memory)"} for one in found
         ]
         words = f"The {len(found)} operators that allocate most, in bytes."
-        blocks.append(Chart("Memory by operator", words, bars(drawn, "bytes")))
+        blocks.append(Chart("Memory by operator", words, bars(drawn, "bytes", ticks="~s")))
         rows = [[Cell([Code(str(one["operator"]))]), bytes_cell(one["bytes"])] for one in profile.memory]
         columns = [Column("operator"), Column("bytes", numeric=True)]
         blocks.append(Table("Memory by operator.", columns, rows, sortable=True, brief=SHOWN))

@@ -21,5 +21,5 @@ def recipe(report: Report) -> Section | None:
     told = passes or [["No pass: the engine was built from the model as it was uploaded."]]
     text = json.dumps(report.recipe, indent=2, ensure_ascii=False)
     return Section(
-        "recipe", "Recipe", [Bullets([*told, *notes]), Listing("Recipe", text, "json")], first=False
+        "recipe", "Recipe", [Bullets([*told, *notes]), Listing("Recipe as JSON", text, "json")], first=False
     )

@@ -7,7 +7,7 @@ from app.reports.schemas import LayerChange, Pair, Report, Surgery
 from workers.bundle.text import bytes_text
 from workers.reporting.blocks import Block, Bullets, Cell, Chart, Code, Column, Folded, Section, Table
 from workers.reporting.charts import ROW_HEIGHT, chart
-from workers.reporting.words import NOTHING, amount, change, number
+from workers.reporting.words import NOTHING, amount, change, number, told
 
 DRAWN = 20  # layers in the chart
 BRIEF = 15
@@ -38,8 +38,8 @@ def _step(one: Surgery) -> list[Block]:
     if changed:
         blocks.append(_table(changed, len(one.layers) - len(changed)))
     if one.left_out:
-        told = Bullets([[text] for text in one.left_out])
-        blocks.append(Folded(f"{len(one.left_out)} places left as they are", [told]))
+        places = Bullets([[text] for text in one.left_out])
+        blocks.append(Folded(f"{len(one.left_out)} places left as they are", [places]))
     return blocks
 
 
@@ -50,19 +50,20 @@ def _changed(layer: LayerChange) -> bool:
 
 def _table(layers: Sequence[LayerChange], others: int) -> Table:
     """A row a layer; columns that none has are left out."""
-    parts: list[tuple[str, list[Cell]]] = [
-        (title, [_pair(getattr(layer, key)) for layer in layers])
-        for title, key in (("channels", "channels"), ("parameters", "parameters"), ("FLOP", "flops"))
-    ]
-    parts.append(("error", [_error(layer.error) for layer in layers]))
-    parts.append(("zeros", [_zeros(layer) for layer in layers]))
-    used = [(title, cells) for title, cells in parts if any(cell.text != NOTHING for cell in cells)]
-    rows = [
-        [Cell([Code(layer.name)], layer.kind), *(cells[place] for _, cells in used)]
-        for place, layer in enumerate(layers)
-    ]
+    titles = ("channels", "parameters", "FLOP", "error", "zeros")
+    columns, rows = told(
+        [Column("layer"), *(Column(title, numeric=True) for title in titles)],
+        [
+            [
+                Cell([Code(layer.name)], layer.kind),
+                *map(_pair, (layer.channels, layer.parameters, layer.flops)),
+                _error(layer.error),
+                _zeros(layer),
+            ]
+            for layer in layers
+        ],
+    )
     same = f" {others} others are as they were." if others else ""
-    columns = [Column("layer"), *(Column(title, numeric=True) for title, _ in used)]
     return Table(f"Layers before and after.{same}", columns, rows, sortable=True, brief=BRIEF)
 
 
