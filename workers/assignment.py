@@ -60,6 +60,9 @@ class JobAssignment(BaseModel):
     scratch: Path
     seed: int = 0
     subject: SubjectFiles
+    origin: SubjectFiles | None = (
+        None  # of a built engine: the model that it was made from, if it is still there
+    )
     datasets: dict[str, DatasetFiles]  # by id
     teachers: dict[str, SubjectFiles] = {}  # by id
     recipe: dict[str, Any]

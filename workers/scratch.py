@@ -76,6 +76,7 @@ def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
         scratch=scratch / WORK,
         seed=request["options"].get("seed", 0),
         subject=_subject(session, job, scratch / "subject"),
+        origin=_origin(session, job, scratch / "origin"),
         datasets={
             id_: _dataset(session, job, id_, scratch / "datasets" / id_)
             for id_ in job.datasets
@@ -113,6 +114,11 @@ def lay_out(assignment: JobAssignment) -> Path:
     if subject.format == ENGINE:
         subject.root.mkdir()
         storage.materialize_file(subject.digest, subject.root / subject.entry)
+        if assignment.origin is not None:
+            try:
+                storage.materialize(assignment.origin.digest, assignment.origin.root)
+            except (NotFound, FileNotFoundError):  # deleted meanwhile: its layers' names are all that is lost
+                assignment.origin = None
     else:
         storage.materialize(subject.digest, subject.root)
     for teacher in assignment.teachers.values():
@@ -189,6 +195,18 @@ def _engine(artifact: Artifact, manifest: dict[str, Any], root: Path) -> Subject
         facts={"precision": None, **manifest["engine"]["facts"]},
         name=manifest["model"]["name"],
     )
+
+
+def _origin(session: Session, job: Job, root: Path) -> SubjectFiles | None:
+    """The model that a job's engine was made from; None where the subject is no engine, or the model is gone."""
+    query = select(Artifact).where(Artifact.id == job.subject, Artifact.project_id == job.project_id)
+    artifact = session.scalar(query) if job.subject.startswith("art_") else None
+    if artifact is None or artifact.kind != ENGINE:
+        return None
+    try:
+        return _network(session, job, (artifact.manifest or {})["model"]["id"], root, None)
+    except NotFound:
+        return None
 
 
 def _dataset(session: Session, job: Job, id_: str, root: Path) -> DatasetFiles:

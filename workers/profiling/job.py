@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.jobs.looking import ProfileSettings
+from app.jobs.subjects import ENGINE
 from app.profiles.schemas import Layer, Peaks, Profile
 from workers import runtimes
 from workers.assignment import JobAssignment
@@ -18,12 +19,16 @@ from workers.measure.feeds_file import save_feeds
 from workers.measure.launched import Launched
 from workers.measure.single import time_alone
 from workers.memory import StepMemory
+from workers.model_handle import ModelHandle
 from workers.profiling.costs import priced, read_if_possible
 from workers.profiling.launch import RECORDED
+from workers.profiling.onnxruntime_profile import engine_graph
+from workers.profiling.origin import layers_by_row, layers_of, with_sources
 from workers.profiling.peaks import peaks_of
-from workers.profiling.recorded import Recorded, read_recorded
+from workers.profiling.recorded import Recorded, Row, read_recorded
 from workers.profiling.roofline import above_peak, explained
 from workers.reporting.document import document
+from workers.runtimes.base import Engine
 from workers.steps import Steps, Supervisor
 from workers.timing import alone
 
@@ -121,14 +126,17 @@ def record(seen: Seen, folder: Path, cpus: list[int], seconds: float) -> Recorde
 def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
     """What the profiler saw, in the terms of the model that was uploaded."""
     assignment, seen, recorded = attempt.assignment, looked.seen, looked.recorded
-    model = read_if_possible(seen.source, looked.feeds[0], recorded.notes)
-    rows, costs = priced(recorded.rows, model)
+    original = _original(assignment)
+    source = seen.source or original
+    model = read_if_possible(source, looked.feeds[0], recorded.notes)
+    rows, costs = priced(_sourced(seen.engine, source, recorded.rows), model)
+    known = layers_of(source, original) if source and original else {}
     total = sum(row.mean_ms for row in rows)
     layers = [
         Layer(
             name=row.name,
             operator=row.operator,
-            layers=list(row.sources),
+            layers=layers,
             calls=row.calls,
             mean_ms=row.mean_ms,
             share=row.mean_ms / total if total else 0.0,
@@ -138,7 +146,7 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
             flops=row.flops,
             moved_bytes=row.moved_bytes,
         )
-        for row in rows
+        for row, layers in zip(rows, layers_by_row(rows, known), strict=True)
     ]
     if looked.peaks is not None:
         layers = explained(layers, costs, looked.peaks)
@@ -175,6 +183,20 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
         machine=machine(),
         versions=dict(runtimes.registry.alone(seen.runtime.name).versions()),
     )
+
+
+def _original(assignment: JobAssignment) -> ModelHandle | None:
+    """The uploaded model; of an engine the one that it was made from, if it is still there."""
+    if assignment.subject.format != ENGINE:
+        return assignment.subject.handle()
+    return assignment.origin.handle() if assignment.origin else None
+
+
+def _sourced(engine: Engine, source: ModelHandle | None, rows: list[Row]) -> list[Row]:
+    """Rows with what they compute of the model that the engine was built from, where the engine's graph tells."""
+    if engine.path.suffix not in (".onnx", ".ort") or source is None or source.format != "onnx":
+        return rows
+    return with_sources(rows, engine_graph(engine), source)
 
 
 def gap(latency_ms: float, profiled_ms: float, layers_ms: float) -> str | None:
