@@ -112,7 +112,8 @@ def priced(rows: Sequence[Row], model: Model | None) -> tuple[list[Row], list[Co
     """Rows with what they cost, and these costs. What the runtime told itself stays; without a model nothing else is known.
 
     A source that several rows name (parts of one product, or work that was added around it) counts where most time goes. An
-    operation without FLOPs that no row names counts where all that it reads, or else all that reads it, does: it was fused there.
+    operation that no row names counts where all that it reads does, if it has no FLOPs, or else where all that reads it does: runtimes
+    name what they fused after its first or its last part.
     """
     owners = _owners(rows, model) if model is not None else {}
     owned: dict[int, list[str]] = {}
@@ -134,10 +135,9 @@ def _owners(rows: Sequence[Row], model: Model) -> dict[str, int]:
             if name in model.operations and (name not in owners or row.mean_ms > rows[owners[name]].mean_ms):
                 owners[name] = place
     makers = {value: one.name for one in model.operations.values() for value in one.writes}
-    glue = [one for one in model.operations.values() if one.flops == 0]
-    for one in glue:
+    for one in (one for one in model.operations.values() if one.flops == 0):
         _join(one.name, {makers[value] for value in one.reads if value in makers}, owners)
-    for one in reversed(glue):
+    for one in reversed(model.operations.values()):
         _join(one.name, {reader for value in one.writes for reader in model.readers.get(value, ())}, owners)
     return owners
 

@@ -79,8 +79,8 @@ def test_what_no_row_names_was_fused_into_its_neighbour(tmp_path: Path) -> None:
     conv, product = priced([row("conv"), row("product")], model)[1]
     assert conv == Cost(2 * MAPS * 27, FLOAT * (IMAGE + MAPS), FLOAT * (KERNEL + 4 * 8))
     assert product.value_bytes == FLOAT * (MAPS + 10)
-    (alone,) = priced([row("norm")], model)[1]
-    assert alone.flops == 0  # what computes is nobody's, unless a row names it
+    by_last = priced([row("relu"), row("product")], model)[1]
+    assert by_last == [conv, product]
 
 
 def test_a_fused_row_has_the_operations_of_all_and_the_bytes_of_its_border(tmp_path: Path) -> None:
