@@ -16,7 +16,7 @@ from workers.context import Feeds
 from workers.looking import Seen, engine_of, feeds_of, written
 from workers.measure.environment import machine
 from workers.measure.feeds_file import save_feeds
-from workers.measure.launched import Launched
+from workers.measure.launched import EngineUnderTest, Launched
 from workers.measure.single import time_alone
 from workers.memory import StepMemory
 from workers.model_handle import ModelHandle
@@ -25,7 +25,8 @@ from workers.profiling.launch import RECORDED
 from workers.profiling.onnxruntime_profile import engine_graph
 from workers.profiling.origin import layers_by_row, layers_of, with_sources
 from workers.profiling.peaks import peaks_of
-from workers.profiling.recorded import Recorded, Row, read_recorded
+from workers.profiling.profilers import registry
+from workers.profiling.recorded import Instrumenting, Recorded, Row, read_recorded
 from workers.profiling.roofline import above_peak, explained
 from workers.reporting.document import document
 from workers.runtimes.base import Engine
@@ -81,6 +82,7 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
     folder = attempt.assignment.scratch / "profiling"
     folder.mkdir(parents=True)
     save_feeds(folder / "feeds.npz", feeds)
+    profiled = instrumented(attempt, seen, folder)
     with alone(attempt.supervisor, seen.runtime.device, [seen.engine.root]):
         timed = attempt.steps.fresh(
             "measuring",
@@ -95,7 +97,7 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
             ),
         )
         recorded = attempt.steps.fresh(
-            "profiling", lambda: record(seen, folder, timed["pinned_cpus"], settings.seconds)
+            "profiling", lambda: record(profiled, folder, timed["pinned_cpus"], settings.seconds)
         )
         peaks = (
             attempt.steps.fresh("peaks", lambda: _peaks(attempt, seen, folder, timed, recorded))
@@ -112,12 +114,25 @@ def _peaks(
     return peaks_of(seen.under_test, timed["pinned_cpus"], folder / "peaks", memory, recorded.notes)
 
 
-def record(seen: Seen, folder: Path, cpus: list[int], seconds: float) -> Recorded:
+def instrumented(attempt: "Attempt", seen: Seen, folder: Path) -> EngineUnderTest:
+    """What the profiler runs: the engine itself, or another one that was built of the same model to be looked into."""
+    profiler, source = registry.alone(seen.runtime.name), seen.source
+    if source is None or not isinstance(profiler, Instrumenting):
+        return seen.under_test
+    out = folder / "instrumented"
+    out.mkdir()
+    engine = attempt.steps.fresh(
+        "build:instrumented", lambda: profiler.instrumented(source, seen.params, out)
+    )
+    return EngineUnderTest(seen.runtime.name, engine.root, engine.entry, seen.params.model_dump(mode="json"))
+
+
+def record(engine: EngineUnderTest, folder: Path, cpus: list[int], seconds: float) -> Recorded:
     """Run the engine with its profiler, in a process of its own."""
     out = folder / "recorded"
     out.mkdir()
     command = (sys.executable, "-P", "-m", COMMAND)
-    with Launched(seen.under_test, folder / "feeds.npz", cpus, folder, command) as process:
+    with Launched(engine, folder / "feeds.npz", cpus, folder, command) as process:
         process.wait_ready()
         process.tell("profile", seconds=seconds, out=str(out))
     return read_recorded(out / RECORDED)

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from app.catalog.spec import Params
+from workers.model_handle import ModelHandle
 from workers.runtimes.base import Engine, Feeds
 
 TraceKind = Literal["chrome", "flamegraph", "tensorboard", "runtime"]
@@ -87,5 +88,18 @@ class Profiler(Protocol):
 
         Raises:
             BurnishError: the engine does not load or run.
+        """
+        ...
+
+
+@runtime_checkable
+class Instrumenting(Protocol):
+    """A profiler that sees more of an engine that was built to be looked into."""
+
+    def instrumented(self, model: ModelHandle, params: Params, out: Path) -> Engine:
+        """The engine of a model, as the runtime builds it but for marks that the profiler reads; it is never delivered.
+
+        Raises:
+            BurnishError: as the runtime's `build`.
         """
         ...

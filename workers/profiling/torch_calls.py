@@ -15,11 +15,13 @@ import torch
 from torch import fx, nn
 
 from app.errors import UnsupportedOperator
+from workers.profiling.torch_rows import Shape, Site
 from workers.surgery.counting import shapes_only
 from workers.torch.lift import CALL, lift
 from workers.torch.program import Program
 
 Target = Callable[..., Any]
+GUARDS = "GuardsFn"  # what checks that inputs fit the program
 _GLUE = ("sym_", "_assert")  # calls that compute no tensor
 _TRIES, _CALLS_TRIED = 20, 100  # to learn what watching costs
 _PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -46,27 +48,6 @@ class Watch:
     """Who makes the calls of a watched network now."""
 
     by: Watcher = field(default_factory=Unwatched)
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a network calls something. `label` is the name of the layer, or of the node, as `surgery.counting` has it."""
-
-    label: str
-    operator: str  # the layer's class, or the operator with its namespace: `aten::relu`
-    modules: tuple[str, ...]  # around the call, and for a layer itself too, from the outermost
-    weights: tuple[str, ...] = ()  # that are of no layer and that it is the first to read
-
-    @property
-    def name(self) -> str:
-        """For people: the label, below the module that calls it."""
-        path = ".".join(self.modules)
-        return self.label if path in ("", self.label) else f"{path}.{self.label}"
-
-    @property
-    def frames(self) -> tuple[str, ...]:
-        """From the outermost module to the call."""
-        return self.modules if ".".join(self.modules) == self.label else (*self.modules, self.label)
 
 
 class _Call(nn.Module):
@@ -98,16 +79,17 @@ def watched(network: fx.GraphModule, watch: Watch, names: Names) -> dict[str, Si
     inner = [(name, one) for name, one in network.named_modules() if isinstance(one, fx.GraphModule)]
     for path, graph_module in inner:
         for node in list(graph_module.graph.nodes):
-            if not _is_call(node):
+            if not is_call(node):
                 continue
-            site = _site(graph_module, node, f"{path}." if path else "", Names() if path else names)
+            site = site_of(graph_module, node, f"{path}." if path else "", Names() if path else names)
             found.setdefault(site.label, site)
             _put_under_watch(graph_module, node, site.label, watch)
         graph_module.recompile()
     return found
 
 
-def _is_call(node: fx.Node) -> bool:
+def is_call(node: fx.Node) -> bool:
+    """Whether a node of a graph computes something."""
     if node.op == "call_module":
         return True
     if node.op != "call_function" or node.target is operator.getitem:
@@ -115,15 +97,23 @@ def _is_call(node: fx.Node) -> bool:
     return not getattr(node.target, "__name__", "").startswith(_GLUE)
 
 
-def _site(network: fx.GraphModule, node: fx.Node, prefix: str, names: Names) -> Site:
+def site_of(network: fx.GraphModule, node: fx.Node, prefix: str, names: Names) -> Site:
+    """What a profile says of a call: the layer that it is, else the node below the module that it stands in.
+
+    Labels are the names that `surgery.counting` has, with `prefix` for a graph inside another.
+    """
     weights = names.weights.get(node.name, ())
     if node.op == "call_module":
         layer, kind = str(node.target), type(network.get_submodule(str(node.target))).__name__
     elif node.name in names.layers:
         layer, kind = names.layers[node.name]
     else:
-        return Site(prefix + node.name, _operator(node.target), _modules(node), weights)
-    return Site(prefix + layer, kind, tuple(layer.split(".")), weights)
+        label, modules = prefix + node.name, _modules(node)
+        return Site(
+            label, ".".join((*modules, label)), _operator(node.target), (label, *weights), (*modules, label)
+        )
+    label = prefix + layer
+    return Site(label, label, kind, () if kind == GUARDS else (label, *weights), tuple(label.split(".")))
 
 
 def _operator(target: Any) -> str:
@@ -223,14 +213,6 @@ class Ranges:
         """See `Watcher.call`."""
         with torch.profiler.record_function(label):
             return target(*args, **kwargs)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of the first output of a call, and what the call computes in."""
-
-    output: tuple[int, ...] | None
-    precision: str | None
 
 
 class Shapes:

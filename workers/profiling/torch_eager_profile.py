@@ -13,9 +13,7 @@ from workers.profiling.flamegraph import flame_graph
 from workers.profiling.recorded import Plan, Recorded, Row
 from workers.profiling.torch_calls import (
     Ranges,
-    Shape,
     Shapes,
-    Site,
     Stopwatch,
     Watch,
     names_of,
@@ -23,18 +21,26 @@ from workers.profiling.torch_calls import (
     watched,
 )
 from workers.profiling.torch_record import record, record_details
-from workers.profiling.torch_rows import Calls, kernels_of, mean, rest, rows_of, spans_of, stacks_of
-from workers.profiling.torch_spans import allocations_of, memory_of, steps_of
-from workers.profiling.torch_traces import traces_of
+from workers.profiling.torch_rows import (
+    Calls,
+    Shape,
+    Site,
+    kernels_of,
+    mean,
+    rest,
+    rows_of,
+    spans_of,
+    stacks_of,
+)
+from workers.profiling.torch_spans import MEMORY_NOTE, allocations_of, memory_of, runs_of
+from workers.profiling.torch_traces import FLAMEGRAPH, traces_of
 from workers.profiling.turns import take_turns, typical
 from workers.runtimes.base import Engine, Feeds, Runtime
 from workers.runtimes.torch_eager import LoadedEager
 from workers.torch.exported import OpenedProgram
 from workers.torch.program import Program, Run, moved, runner
 
-FLAMEGRAPH = "torch-flamegraph.speedscope.json"
 PYTHON, IDLE, COPIES = "Python between calls", "GPU waits", "inputs and outputs"
-MEMORY_NOTE = "the peak of memory is of what a run takes besides weights"
 STOPWATCH_NOTE = (
     "times are of runs with a stopwatch around each call, without the {0:.3g} ms that this costs; operators and memory are of "
     "others, under torch.profiler, which are slower"
@@ -80,8 +86,8 @@ class TorchEagerProfiler:
         timed = (_by_stopwatch if on_cpu else _by_kernels)(subject, feeds, plan)
         subject.watch.by = Ranges()
         recorded = record_details(subject.run, feeds, self.device)
-        steps, allocations = steps_of(recorded), allocations_of(recorded, self.device)
-        spans = spans_of(steps, subject.sites)
+        runs, allocations = runs_of(recorded), allocations_of(recorded, self.device)
+        spans = spans_of(runs, subject.sites)
         rows = rows_of(subject.sites, timed.spent, subject.shapes, kernels_of(spans))
         operators = {label: site.operator for label, site in subject.sites.items()}
         stacks = stacks_of(subject.sites, timed.spent, spans, on_device=not on_cpu)
@@ -97,7 +103,7 @@ class TorchEagerProfiler:
                 ),
             ],
             notes=[timed.note, MEMORY_NOTE],
-            **memory_of(steps, allocations, lambda span: operators.get(span.name)),
+            **memory_of(runs, allocations, lambda span: operators.get(span.name)),
         )
 
     def _subject(self, program: Program, feeds: Sequence[Feeds]) -> _Subject:
@@ -142,21 +148,21 @@ def _by_stopwatch(subject: _Subject, feeds: Sequence[Feeds], plan: Plan) -> _Tim
 
 def _by_kernels(subject: _Subject, feeds: Sequence[Feeds], plan: Plan) -> _Timed:
     subject.watch.by = Ranges()
-    steps = record(subject.run, feeds, plan, "cuda")
-    run_ms = [step.total_us / 1000 for step in steps]
-    counted = [steps[number] for number in typical(run_ms)]
+    runs = record(subject.run, feeds, plan, "cuda")
+    run_ms = [run.total_us / 1000 for run in runs]
+    counted = [runs[number] for number in typical(run_ms)]
     spent = mean(
         [
             {
                 label: (len(ranges), sum(one.own_device_us(subject.sites) for one in ranges) / 1000)
-                for label, ranges in spans_of([step], subject.sites).items()
+                for label, ranges in spans_of([run], subject.sites).items()
                 if ranges
             }
-            for step in counted
+            for run in counted
         ]
     )
-    every = fmean(step.device_us for step in counted) / 1000
-    whole = fmean(step.total_us for step in counted) / 1000
+    every = fmean(run.device_us for run in counted) / 1000
+    whole = fmean(run.total_us for run in counted) / 1000
     copies = rest(COPIES, "copy", every, spent.values())
     idle = rest(IDLE, "idle", whole - copies.mean_ms, spent.values())
     return _Timed(spent, [copies, idle], run_ms, KERNELS_NOTE)

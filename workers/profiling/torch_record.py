@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch.profiler import profile
+from torch.profiler import profile, record_function
 
 from workers.profiling.recorded import Plan
-from workers.profiling.torch_spans import SKIPPED, Span, recorder, steps_of
+from workers.profiling.torch_spans import RUN, SKIPPED, Span, recorder, runs_of
 from workers.profiling.turns import take_turns
 from workers.runtimes.base import Feeds
 
@@ -20,13 +20,13 @@ Run = Callable[[Feeds], Any]
 
 
 def record(run: Run, feeds: Sequence[Feeds], plan: Plan, device: str) -> list[Span]:
-    """Warm up, then run the feeds in turns under a profiler that looks at names and times alone: a step a run."""
+    """Warm up, then run the feeds in turns under a profiler that looks at names and times alone; the runs."""
     tried = take_turns(run, feeds, replace(plan, seconds=TRIED_SHARE * plan.seconds, least_runs=3))
-    one = steps_of(_recorded(run, feeds, device, 1, details=False))
+    one = runs_of(_recorded(run, feeds, device, 1, details=False))
     fitting = plan.seconds * 1000 / statistics.median(tried.run_ms)
     wanted = min(plan.most_runs, max(plan.least_runs, int(fitting)))
     most = MOST_SPANS // max(1, sum(1 for _ in one[0].all()))
-    return steps_of(_recorded(run, feeds, device, max(1, min(wanted, most)), details=False))
+    return runs_of(_recorded(run, feeds, device, max(1, min(wanted, most)), details=False))
 
 
 def record_details(run: Run, feeds: Sequence[Feeds], device: str) -> profile:
@@ -34,10 +34,11 @@ def record_details(run: Run, feeds: Sequence[Feeds], device: str) -> profile:
     return _recorded(run, feeds, device, DETAILED, details=True)
 
 
-def _recorded(run: Run, feeds: Sequence[Feeds], device: str, steps: int, *, details: bool) -> profile:
-    found = recorder(device, steps, details=details)
+def _recorded(run: Run, feeds: Sequence[Feeds], device: str, runs: int, *, details: bool) -> profile:
+    found = recorder(device, runs, details=details)
     with found:
-        for number in range(SKIPPED + steps):
-            run(feeds[number % len(feeds)])
+        for number in range(SKIPPED + runs):
+            with record_function(RUN):
+                run(feeds[number % len(feeds)])
             found.step()
     return found

@@ -1,16 +1,33 @@
-"""Rows of a network that ran under watch (`torch_calls`)."""
+"""Rows of what PyTorch ran, by site: a place in a network, or in compiled code, where something is called."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from workers.profiling.flamegraph import Stack
 from workers.profiling.recorded import Row
-from workers.profiling.torch_calls import Shape, Site
 from workers.profiling.torch_spans import Span
 
-GUARDS = "GuardsFn"  # what checks that inputs fit the program
-
 Calls = tuple[float, float]  # how many, and what they took together in milliseconds
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where something is called: `label` is of it alone, `name` is for people, `frames` lead to it from the outermost module."""
+
+    label: str
+    name: str
+    operator: str
+    sources: tuple[str, ...]  # see `recorded.Row`
+    frames: Stack
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the first output of a call, and what the call computes in."""
+
+    output: tuple[int, ...] | None
+    precision: str | None
 
 
 def mean(runs: Sequence[Mapping[str, Calls]]) -> dict[str, Calls]:
@@ -31,7 +48,7 @@ def rows_of(
     shapes: Mapping[str, Shape],
     kernels: Mapping[str, str],
 ) -> list[Row]:
-    """The sites that were called, in the order of the graph. `kernels` says what most of the time of each went to."""
+    """The sites that were called, in their order. `kernels` says what most of the time of each went to."""
     return [
         Row(
             name=site.name,
@@ -41,7 +58,7 @@ def rows_of(
             precision=shapes[label].precision if label in shapes else None,
             place=kernels.get(label),
             output=shapes[label].output if label in shapes else None,
-            sources=() if site.operator == GUARDS else (label, *site.weights),
+            sources=site.sources,
         )
         for label, site in sites.items()
         if label in spent
@@ -53,11 +70,11 @@ def rest(name: str, operator: str, run_ms: float, calls: Iterable[Calls]) -> Row
     return Row(name, operator, 1.0, max(run_ms - sum(spent for _, spent in calls), 0.0))
 
 
-def spans_of(steps: Iterable[Span], labels: Iterable[str]) -> dict[str, list[Span]]:
-    """The ranges of each label, of all steps."""
+def spans_of(runs: Iterable[Span], labels: Iterable[str]) -> dict[str, list[Span]]:
+    """The ranges of each label, of all runs."""
     found: dict[str, list[Span]] = {label: [] for label in labels}
-    for step in steps:
-        for one in step.all():
+    for run in runs:
+        for one in run.all():
             if one.name in found:
                 found[one.name].append(one)
     return found
@@ -100,7 +117,7 @@ def stacks_of(
         if label not in spent:
             continue
         shares: dict[Stack, float] = {}
-        for one in spans[label]:
+        for one in spans.get(label, ()):
             _share(one, site.frames, spans, shares, on_device)
         whole = sum(shares.values())
         for stack, part in shares.items() if whole else [(site.frames, 1.0)]:

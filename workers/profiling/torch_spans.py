@@ -1,19 +1,21 @@
-"""What `torch.profiler` recorded: steps, what was called in them, and the memory that tensors took.
+"""What `torch.profiler` recorded: runs, what was called in them, and the memory that tensors took.
 
 Source: https://docs.pytorch.org/docs/stable/profiler.html; seen in torch 2.13 (torch/autograd/profiler_util.py: FunctionEvent).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-STEP = "ProfilerStep"
+RUN = "run"  # the range that a run, or a step of a training, is recorded as
 MEMORY = "[memory]"
-SKIPPED = 2  # steps before the recorded ones: one without the profiler, and one that warms it up
+MEMORY_NOTE = "the peak of memory is of what a run takes besides weights, which were there before"
+SKIPPED = 2  # runs before the recorded ones: one without the profiler, and one that warms it up
 
 
 @dataclass
@@ -62,32 +64,33 @@ class Allocation:
     size: int
 
 
-def recorder(device: str, steps: int, *, details: bool) -> profile:
-    """A profiler that records `steps` after `SKIPPED` others; with shapes and memory where details are wanted, which costs time."""
+def recorder(device: str, runs: int, *, details: bool) -> profile:
+    """A profiler that records `runs` after `SKIPPED` others; with shapes and memory where details are wanted, which costs time."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     return profile(
         activities=activities,
-        schedule=schedule(wait=1, warmup=SKIPPED - 1, active=steps, repeat=1),
+        schedule=schedule(wait=1, warmup=SKIPPED - 1, active=runs, repeat=1),
         record_shapes=details,
         profile_memory=details,
         acc_events=True,
     )
 
 
-def steps_of(recorded: profile) -> list[Span]:
-    """The recorded steps in order, with what was called in them on any thread."""
+def runs_of(recorded: profile) -> list[Span]:
+    """The recorded runs in order, with what was called in them on any thread."""
     listed: Any = recorded.events  # untyped in torch
     events = [event for event in listed() if event.device_type == DeviceType.CPU and not event.is_async]
-    top = [_span(event) for event in events if event.cpu_parent is None and event.name != MEMORY]
-    steps = sorted((one for one in top if one.name.startswith(STEP)), key=lambda one: one.start_us)
-    starts = [one.start_us for one in steps]
-    for one in top:
-        number = bisect_right(starts, one.start_us) - 1
-        if not one.name.startswith(STEP) and number >= 0 and one.start_us < steps[number].end_us:
-            steps[number].inner.append(one)
-    for step in steps:
-        step.inner.sort(key=lambda one: one.start_us)
-    return steps
+    spans = {id(event): _span(event) for event in events if event.name == RUN}
+    runs = sorted(spans.values(), key=lambda one: one.start_us)
+    starts = [one.start_us for one in runs]
+    for event in events:
+        number = bisect_right(starts, event.time_range.start) - 1
+        elsewhere = event.cpu_parent is None and event.name != MEMORY and id(event) not in spans
+        if elsewhere and number >= 0 and event.time_range.start < runs[number].end_us:
+            runs[number].inner.append(_span(event))
+    for run in runs:
+        run.inner.sort(key=lambda one: one.start_us)
+    return runs
 
 
 def _span(event: Any) -> Span:
@@ -116,28 +119,24 @@ def allocations_of(recorded: profile, device: str) -> list[Allocation]:
 
 
 def memory_of(
-    steps: Sequence[Span], allocations: Sequence[Allocation], operator_of: Callable[[Span], str | None]
+    runs: Sequence[Span], allocations: Sequence[Allocation], operator_of: Callable[[Span], str | None]
 ) -> dict[str, Any]:
-    """`peak_memory_bytes`: the most at once since a step began; `memory`: the most while each operator ran, see `Recorded`.
+    """`peak_memory_bytes`: the most at once since a run began; `memory`: the most while each operator ran, see `Recorded`.
 
     `operator_of` names the spans that count.
     """
     peak, by_operator = 0, dict[str, int]()
-    for step in steps:
-        calls = [(one, name) for one in step.all() if (name := operator_of(one)) is not None]
-        starts = [one.start_us for one, _ in calls]
-        used = 0
-        for one in allocations:
-            if not step.start_us <= one.at_us < step.end_us:
-                continue
-            used += one.size
-            peak = max(peak, used)
-            number = bisect_right(starts, one.at_us) - 1
-            if number >= 0 and one.at_us < calls[number][0].end_us:
-                name = calls[number][1]
-                by_operator[name] = max(by_operator.get(name, 0), used)
+    for run in runs:
+        calls = [(one, name) for one in run.all() if (name := operator_of(one)) is not None]
+        inside = [one for one in allocations if run.start_us <= one.at_us < run.end_us]
+        levels = [0, *accumulate(one.size for one in inside)]
+        times = [one.at_us for one in inside]
+        peak = max(peak, *levels)
+        for call, name in calls:
+            first, last = bisect_left(times, call.start_us), bisect_left(times, call.end_us)
+            by_operator[name] = max(by_operator.get(name, 0), *levels[first : last + 1])
     largest = sorted(by_operator.items(), key=lambda item: (-item[1], item[0]))
     return {
         "peak_memory_bytes": peak,
-        "memory": [{"operator": name, "bytes": size} for name, size in largest],
+        "memory": [{"operator": name, "bytes": size} for name, size in largest if size > 0],
     }

@@ -12,6 +12,7 @@ from workers.profiling.recorded import Trace
 from workers.profiling.torch_spans import Allocation, results_of
 
 CHROME, TENSORBOARD, OPERATORS = "torch-trace.json", "torch-tensorboard.zip", "torch-operators.txt"
+FLAMEGRAPH = "torch-flamegraph.speedscope.json"
 OF_THIS_MACHINE = ("host_name", "traceName", "trace_id")  # what a trace says of where it was taken
 RUN = "burnish"  # what TensorBoard calls the recording
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, so that equal traces make equal files

@@ -15,11 +15,11 @@ _FALLBACK = re.compile(r"\baoti_torch_proxy_executor_call_function\(")
 _KERNEL_CALL = re.compile(r"^\s*(?:call_)?((?:cpp|triton)_\w+?)\(", re.MULTILINE)
 _KERNEL_BODY = re.compile(r'extern "C"[^;{]*?\b(cpp_\w+)\(')
 _GEMM = re.compile(r"CppMicroGemm(\w+?)_?\d*\b")
-_PRODUCTS = re.compile(
+PRODUCTS = re.compile(
     r"linear|matmul|(^|_)(mm|bmm|addmm|baddbmm|int_mm|int8pack_mm)(_|$)|convolution|qconv|conv\d?d|rnn|lstm|gru|attention"
 )
 _CONVOLUTION = re.compile(r"conv")
-_EIGHT_BIT = re.compile(r"qlinear|qconv|int_mm")
+EIGHT_BIT = re.compile(r"qlinear|qconv|int_mm")
 
 
 def compiled_facts(program: ExportedProgram, source: str, freezing: bool) -> dict[str, Any]:
@@ -40,8 +40,8 @@ def compiled_facts(program: ExportedProgram, source: str, freezing: bool) -> dic
             products = _GEMM.findall(kernels.get(name, ""))
             where = floating if products or "quantize" not in name else "conversion"
             compute.update({floating: 1} if products else {})
-        elif _PRODUCTS.search(name):
-            where = eight if _EIGHT_BIT.search(name) else "weights-8bit" if "int8pack" in name else floating
+        elif PRODUCTS.search(name):
+            where = eight if EIGHT_BIT.search(name) else "weights-8bit" if "int8pack" in name else floating
             compute[where] += 1
             convolutions.update({where: 1} if _CONVOLUTION.search(name) else {})
         else:

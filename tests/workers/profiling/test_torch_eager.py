@@ -117,9 +117,9 @@ def test_traces_are_what_viewers_open(looked):
     text = path_of(recorded, "chrome").read_text(encoding="utf-8")
     ranges = Counter(event["name"] for event in events_of(text) if event["ph"] == "X")
     layers = [row for row in recorded.rows if row.sources and row.operator[0].isupper() and row.calls == 1]
-    steps = sum(count for name, count in ranges.items() if name.startswith("ProfilerStep"))
+    assert ranges["run"] == sum(count for name, count in ranges.items() if name.startswith("ProfilerStep"))
     assert layers
-    assert all(ranges[row.sources[0]] == steps for row in layers)
+    assert all(ranges[row.sources[0]] == ranges["run"] for row in layers)
     assert tensorboard_trace(path_of(recorded, "tensorboard")) == text
     assert "aten::addmm" in path_of(recorded, "runtime").read_text(encoding="utf-8")
 
