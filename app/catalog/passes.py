@@ -187,7 +187,7 @@ _SPECS = (
     ),
     PassSpec(
         name="prune-channels",
-        version=2,
+        version=3,
         title="Remove channels",
         params=PruneChannelsParams,
         consumes=frozenset({"fp32"}),

@@ -1,6 +1,7 @@
 """Which units go first, and how many: by what they are worth, so that every layer keeps enough."""
 
 from collections import Counter
+from collections.abc import Iterable
 from math import ceil
 
 from workers.surgery.channels import Coupling
@@ -22,7 +23,8 @@ class Choice:
         ]
         self._guards = _by_unit(guarded)
         self._room = [sum(sets.values()) - fewest for sets, fewest in zip(guarded, least, strict=True)]
-        self._rank = _ranks_in_families(coupling, scores) if per_layer else _ranks(scores)
+        self._families = _families(coupling, scores)
+        self._rank = _ranks_in(self._families, scores) if per_layer else _ranks(scores)
         self.order = self._feasible(sorted(scores, key=lambda unit: (self._rank[unit], scores[unit], unit)))
 
     def share(self, ratio: float) -> tuple[int, float]:
@@ -39,10 +41,19 @@ class Choice:
 
     def first(self, count: int) -> set[int]:
         """The units that go when the first `count` may; some stay, so that what is left is a multiple."""
-        removed = set(self.order[:count])
+        return self.rounded(self.order[:count])
+
+    def rounded(self, units: Iterable[int]) -> set[int]:
+        """Those of these units that go, so that what is left is a multiple."""
+        removed = set(units)
         while self._round_to > 1 and (back := self._given_back(removed)):
             removed -= back
         return removed
+
+    def families(self, units: Iterable[int]) -> frozenset[int]:
+        """All units of the layers that have any of these: layers that share units are one."""
+        asked = set(units)
+        return frozenset().union(*(family for family in self._families if family & asked))
 
     def _feasible(self, units: list[int]) -> list[int]:
         """The order without those that would leave a layer too little."""
@@ -88,13 +99,18 @@ def _ranks(scores: Scores) -> dict[int, float]:
     return {unit: (place + 1) / len(ordered) for place, unit in enumerate(ordered)}
 
 
-def _ranks_in_families(coupling: Coupling, scores: Scores) -> dict[int, float]:
-    """The share that is gone with each unit of those of its layers: layers that share units are one."""
+def _families(coupling: Coupling, scores: Scores) -> list[set[int]]:
+    """The units of each layer; layers that share units are one."""
     families: list[set[int]] = []
     for sets in coupling.layers.values():
         units = {unit for unit in sets.tolist() if unit in scores}
         joined = [one for one in families if one & units]
         families = [one for one in families if not one & units] + [units.union(*joined)]
+    return families
+
+
+def _ranks_in(families: list[set[int]], scores: Scores) -> dict[int, float]:
+    """The share that is gone with each unit of those of its family."""
     found: dict[int, float] = {}
     for units in families:
         found |= _ranks({unit: scores[unit] for unit in units})

@@ -15,6 +15,7 @@ from workers.surgery.choice import Choice
 from workers.surgery.counting import LayerCount, layers, totals
 from workers.surgery.cut import cut
 from workers.surgery.importance import BY_DATA, over_costs, scores_of
+from workers.surgery.latency_search import TOLERANCE
 from workers.surgery.statistics import recalibrate
 from workers.surgery.targets import by_cost, by_latency, by_ratio
 from workers.torch.exporting import export
@@ -28,15 +29,35 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
     """A smaller network with the same signature; the given one is changed. `time` measures a candidate, see `context.Timing`.
 
     Facts: `units` {removable, removed}, `layers` [{name, kind, channels, parameters, flops: {before, after}}], `parameters`,
-    `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], shares each, and
-    `latency_left`, that of the one that was taken; `recalibrated`, the batch norms whose statistics were estimated anew.
+    `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], the shares of
+    each measurement, `latency_left`, that of the network that was taken, and `latency_met`, whether it is within the tolerance;
+    `recalibrated`, the batch norms whose statistics were estimated anew.
 
     Raises:
         InvalidParams, IncompatibleRecipe, InvalidDataset, SignatureMismatch, InvalidModel: see `couple`, `scores_of`, `targets`.
     """
+    steps = params.steps if params.importance in BY_DATA else 1
+    if params.target != "latency" or steps == 1:
+        return _pruned(model, params, steps, ctx, time)
+    kept = copy.deepcopy(model.module)
+    try:
+        return _pruned(model, params, steps, ctx, time)
+    except _TooFast:
+        ctx.say(
+            "Operations that go before the last step make it faster than asked for: importance is estimated once."
+        )
+        return _pruned(TorchModel(kept, model.inputs, model.outputs), params, 1, ctx, time)
+
+
+class _TooFast(Exception):
+    """What earlier steps left takes less of the latency than is to stay."""
+
+
+def _pruned(
+    model: TorchModel, params: PruneChannelsParams, steps: int, ctx: PassContext, time: Time | None
+) -> TorchModel:
     before = _Costs(model)
     removable, removed = 0, 0
-    steps = params.steps if params.importance in BY_DATA else 1
     for step in range(1, steps + 1):
         coupling = couple(model, params.ignore)
         check_prunable(coupling)
@@ -129,18 +150,36 @@ def _chosen(
     share, what = 1 - (1 - params.to) * number / steps, params.target
     if what == "latency" and number == steps:
         assert time is not None
-        measured, tries = time, ctx.facts.setdefault("latency", [])
-        reached = by_latency(
-            choice,
-            lambda units: trial.share("flops", units),
-            lambda units: measured(trial.without(units)),
-            share,
-            tries.append,
-        )
-        ctx.facts["latency_left"] = reached.share
-        return reached.units
+        return _by_latency(trial, choice, share, ctx, time)
     what = "flops" if what == "latency" else what
     return by_cost(choice, lambda units: trial.share(what, units), share, what).units
+
+
+def _by_latency(trial: _Trial, choice: Choice, share: float, ctx: PassContext, time: Time) -> set[int]:
+    """What goes for a share of the latency.
+
+    Raises:
+        _TooFast: too little is left before anything goes.
+        IncompatibleRecipe: see `by_latency`.
+    """
+    found = by_latency(
+        choice,
+        lambda units: trial.share("flops", units),
+        lambda units: time(trial.without(units)),
+        share,
+        ctx.facts.setdefault("latency", []).append,
+    )
+    if not found.met and not found.network.units and found.network.flops < 1:
+        raise _TooFast
+    ctx.facts["latency_left"] = found.network.share.value
+    ctx.facts["latency_met"] = found.met
+    if not found.met:
+        slower = f"; the next slower one takes {found.slower.share.value:.3f}" if found.slower else ""
+        ctx.warn(
+            f"no network within {TOLERANCE:.0%} of {share:g} of the latency was found: the nearest reached that is faster takes "
+            f"{found.network.share.value:.3f}{slower}. Channels go in steps that leap over it: try another `round_to`, `keep` or `scope`"
+        )
+    return set(found.network.units)
 
 
 def _real(ctx: PassContext) -> bool:
@@ -191,7 +230,7 @@ def _tell(before: _Costs, after: _Costs, params: PruneChannelsParams, ctx: PassC
         ctx.say(f"Channels: {'; '.join(narrower)}.")
     if tries := ctx.facts.get("latency"):
         ctx.say(
-            f"Latency on the target: {ctx.facts['latency_left']:.1%} of what it was, found in {len(tries)} tries."
+            f"Latency on the target: {ctx.facts['latency_left']:.1%} of what it was, found in {len(tries)} measurements."
         )
     if norms := ctx.facts.get("recalibrated"):
         ctx.say(f"The statistics of {len(norms)} batch norms were estimated anew.")

@@ -49,7 +49,8 @@ class PruneChannelsParams(Params):
     target: Target | None = Field(
         default=None,
         description="Remove as little as leaves the share `to` of the floating point operations, the parameters, the bytes of all "
-        "weights (running statistics included), or the latency, measured on the job's own target.",
+        "weights (running statistics included), or the latency, measured on the job's own target: within 5% of it on either side, else the "
+        "nearest that is faster, with a warning.",
     )
     to: float = Field(
         default=0.5,

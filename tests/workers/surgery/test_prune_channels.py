@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from app.catalog.pass_params.prune_channels import PruneChannelsParams
 from app.errors import BurnishError, IncompatibleRecipe, InvalidDataset, InvalidParams
-from app.measurements.compare import Interval
 from tests.workers.engines.networks import ArraySamples
 from tests.workers.surgery.cutting import onnx_flops
+from tests.workers.surgery.simulated import OfOperations
 from tests.workers.training.networks import (
     Labelled,
     Parted,
@@ -241,29 +241,41 @@ def test_a_network_of_one_batch_size_keeps_it(prune: Run, tmp_path: Path):
     assert [entry["shape"] for entry in load_program(handle.path).inputs] == [[1, 1, 8, 8]]
 
 
-class Slower:
-    """A target whose latency is a power of the operations, and a floor that no pruning takes away."""
-
-    def __init__(self, given: TorchModel, floor: float = 0.1):
-        self._given, self._floor = totals(layers(given.module, given.inputs))[1], floor
-        self.tried: list[float] = []
-
-    def share(self, candidate: ModelHandle) -> Interval:
-        model = opened(candidate)
-        flops = totals(layers(model.module, model.inputs))[1] / self._given
-        self.tried.append(self._floor + (1 - self._floor) * flops**0.7)
-        return Interval(self.tried[-1], self.tried[-1] * 0.99, self.tried[-1] * 1.01)
-
-
 @pytest.mark.parametrize("to", [pytest.param(0.8, marks=pytest.mark.slow), 0.5])
 def test_prunes_to_a_share_of_the_latency_in_few_tries(to: float, prune: Run, small: nn.Module):
     unpruned, _ = prune(small, digits().train, ratio=0)
-    timing = Slower(opened(unpruned))
+    timing = OfOperations(unpruned)
     handle, context = prune(small, digits().train, timing, target="latency", to=to)
 
     assert abs(timing.share(handle).value / to - 1) <= 0.05
-    assert len(context.facts["latency"]) == len(timing.tried) - 1 <= 5
+    assert len(context.facts["latency"]) == len(timing.tried) - 1
+    assert len({one["flops"] for one in context.facts["latency"]}) <= 5
+    assert context.facts["latency_met"]
     assert any("Latency" in text for text in context.told)
+
+
+def test_takes_no_steps_where_they_would_be_faster_than_asked_for(prune: Run, small: nn.Module):
+    """Operations that go in earlier steps are a share, of which the latency may be less."""
+    unpruned, _ = prune(small, digits().train, ratio=0)
+    timing = OfOperations(unpruned, lambda flops: flops**3)
+    asked = {"importance": "taylor", "samples": 64, "target": "latency", "to": 0.6, "round_to": 1}
+    handle, context = prune(small, digits().train, timing, **asked)
+
+    assert context.facts["latency_met"]
+    assert timing.share(handle).value == pytest.approx(0.6, rel=0.05)
+    assert context.facts["latency_left"] == pytest.approx(timing.tried[-1])
+    assert any("estimated once" in text for text in context.told)
+
+
+def test_names_the_nearest_latency_that_it_reached(prune: Run, small: nn.Module):
+    unpruned, _ = prune(small, digits().train, ratio=0)
+    timing = OfOperations(unpruned, lambda flops: 0.9 if flops > 0.5 else 0.3)
+    _, context = prune(small, digits().train, timing, target="latency", to=0.6)
+
+    assert not context.facts["latency_met"]
+    assert context.facts["latency_left"] == pytest.approx(0.3)
+    (warning,) = context.warnings
+    assert "the nearest reached that is faster takes 0.300; the next slower one takes 0.900" in warning
 
 
 def test_the_same_seed_leaves_the_same_bytes(small: nn.Module, prune: Run):
