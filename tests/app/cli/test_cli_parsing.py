@@ -96,9 +96,9 @@ def test_calibration_goes_to_the_passes_that_take_it() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "role", "read"),
     [
-        ("prune-channels", {}, "train", False),
+        ("prune-channels", {}, "train", True),
         ("prune-channels", {"importance": "taylor"}, "train", True),
-        ("prune-channels", {"importance": "random"}, "train", False),
+        ("prune-channels", {}, "validation", False),
         ("quantize-openvino", {}, "validation", False),
         ("quantize-openvino", {"max_drop": 0.01}, "validation", True),
         ("finetune", {}, "train", True),
