@@ -58,7 +58,7 @@ class OnTarget:
         self._runtime = RUNTIMES[attempt.assignment.target["runtime"]]
         self._params = self._runtime.params.model_validate(attempt.assignment.target["params"])
         self._model = model
-        self._given: EngineUnderTest | None = None
+        self._engines: dict[str, EngineUnderTest] = {}  # by the model's digest: some are measured again
         self._count = 0
 
     @property
@@ -81,14 +81,12 @@ class OnTarget:
             BurnishError: an engine cannot be built, or does not run.
         """
         self._check()
-        if self._given is None:
-            self._given = self._built(self._model)
-        candidate_engine = self._built(candidate)
+        given, candidate_engine = self._engine(self._model), self._engine(candidate)
         feeds = self._folder() / "feeds.npz"
-        save_feeds(feeds, self._feeds(self._given, candidate_engine))
-        with alone(self._attempt.supervisor, self._runtime.device, [self._given.root, candidate_engine.root]):
+        save_feeds(feeds, self._feeds(given, candidate_engine))
+        with alone(self._attempt.supervisor, self._runtime.device, [given.root, candidate_engine.root]):
             seen = compare_latency(
-                self._given,
+                given,
                 candidate_engine,
                 feeds,
                 self._folder(),
@@ -108,6 +106,11 @@ class OnTarget:
                 stage=self._stage,
                 hint="choose by `flops` instead, or run the job on a worker that has the target's device",
             )
+
+    def _engine(self, model: ModelHandle) -> EngineUnderTest:
+        if model.digest not in self._engines:
+            self._engines[model.digest] = self._built(model)
+        return self._engines[model.digest]
 
     def _built(self, model: ModelHandle) -> EngineUnderTest:
         if (to := way(model.format, self._runtime.formats)) is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from app.errors import IncompatibleRecipe
-from workers import unmeasured
+from workers import runtimes, unmeasured
 from workers.assignment import JobAssignment, SubjectFiles
 from workers.model_handle import ModelHandle
 from workers.onnx_files import tree_digest
@@ -56,6 +56,23 @@ def attempt(tmp_path: Path) -> Attempt:
     )  # fmt: skip
     supervisor: Any = Alone()
     return Attempt(assignment, supervisor, Steps(supervisor, tmp_path))
+
+
+@pytest.mark.alone
+def test_what_is_measured_again_is_built_once(
+    attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    built = []
+    implementation = runtimes.registry.alone("onnxruntime-cpu")
+    build = implementation.build
+    monkeypatch.setattr(
+        implementation, "build", lambda model, *rest: built.append(model.digest) or build(model, *rest)
+    )
+    timing = OnTarget(attempt, network(tmp_path / "wide", 64), "pass:x", tmp_path / "timing")
+    for _ in range(2):
+        timing.share(network(tmp_path / f"narrow{len(built)}", 32))
+
+    assert len(built) == 2
 
 
 @pytest.mark.alone
