@@ -76,6 +76,7 @@ class JobAssignment(BaseModel):
     advice: dict[str, Any] | None = None  # that the job follows, as `find_advice` gives it
     measure_seconds: float
     checkpoint_seconds: float = 300.0
+    memory_bytes: int = 0  # most resident memory of the attempt; 0: not told
     measuring_queue: str | None = None  # where a job goes on whose engine cannot run here
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from app.measurements.compare import Interval
+from workers.training.phases import UNMEASURED, Phases
 
 if TYPE_CHECKING:
     from workers.model_handle import ModelHandle
@@ -110,8 +111,10 @@ class PassContext:
     device: str = "cpu"  # where heavy work may be done: cuda where the attempt has a GPU
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
     checkpoint_seconds: float = 300.0
+    memory_bytes: int = 0  # the most that the attempt may hold; 0: not told
     aside: Path | None = None
     work: Path | None = None
+    phases: Phases = UNMEASURED  # who is told what the steps of a training are made of
     stored: Stored | None = (
         None  # a step inside this one, whose files are kept under the key of its whole cause
     )

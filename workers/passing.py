@@ -67,6 +67,7 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
             device=attempt.device,
             checkpoint=checkpoint,
             checkpoint_seconds=attempt.assignment.checkpoint_seconds,
+            memory_bytes=attempt.assignment.memory_bytes,
             aside=aside,
             work=work_folder / "work",
             stored=lambda inner, why, do: attempt.steps.stored(inner, why, do).root,

@@ -25,6 +25,7 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import get_storage
 from workers.assignment import DatasetFiles, JobAssignment, SubjectFiles
+from workers.sandbox.limits import memory_limit_bytes
 from workers.sandbox.paths import WORK
 
 
@@ -98,6 +99,7 @@ def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
         advice=_advice(session, job),
         measure_seconds=get_settings().measure_seconds,
         checkpoint_seconds=get_settings().checkpoint_seconds,
+        memory_bytes=memory_limit_bytes(get_settings().child_memory_bytes),
         measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),
     )
 

@@ -162,6 +162,7 @@ class FakeChild:
             "cwd": str(Path.cwd()),
             "network": _reaches(self.assignment["options"].get("reach")),
             "file": _writes(self.scratch / "large"),
+            "memory_bytes": self.assignment["memory_bytes"],
             "subject": (Path(self.assignment["subject"]["root"]) / "model.onnx").read_text(),
         }
         Path(path).write_text(json.dumps(seen))

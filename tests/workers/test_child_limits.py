@@ -113,7 +113,7 @@ def test_what_a_child_may(
     listener: str,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    settings = settings_of(child_file_bytes=8 * 1024 * 1024)
+    settings = settings_of(child_file_bytes=8 * 1024 * 1024, child_memory_bytes=3_000_000_000)
     job = add_job(model, [["report", str(tmp_path / "report")]])
     with transaction() as session:
         request = {**job.request, "options": {"no_cache": False, "reach": listener}}
@@ -126,6 +126,7 @@ def test_what_a_child_may(
     assert Path(seen["cwd"]).is_relative_to(settings.scratch_path)
     assert Path(seen["environment"]["TMPDIR"]).is_relative_to(settings.scratch_path)
     assert seen["file"] == "File too large"
+    assert seen["memory_bytes"] == 3_000_000_000
     assert seen["network"] is False
 
 

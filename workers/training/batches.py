@@ -88,10 +88,12 @@ def open_batches(
     augment: Sequence[Random],
     loader: LoaderParams,
     classes: int | None = None,
+    memory_bytes: int = 0,
 ) -> DatasetBatches:
     """A described dataset as batches for one process of several (see `data.describe`, `task.Batches`).
 
-    `inputs` is the network's signature; `classes` how many its output tells apart, which mixup needs to know.
+    `inputs` is the network's signature; `classes` how many its output tells apart, which mixup needs to know; `memory_bytes` what
+    all processes may hold together, without which no samples are kept in memory but where `loader` says so.
 
     Raises:
         SignatureMismatch: an input has no array in the dataset, or one that does not fit.
@@ -116,5 +118,5 @@ def open_batches(
             reading.keep_in_memory()
         return DatasetBatches(
             reading, labels, synthetic=samples.synthetic, batch_size=batch_size, seed=seed, rank=rank, world=world,
-            loader=Loader(reading, device, loader, world), held=held.pop_all(),
+            loader=Loader(reading, device, loader, world, memory_bytes), held=held.pop_all(),
         )  # fmt: skip

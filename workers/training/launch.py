@@ -15,6 +15,7 @@ from app.errors import InvalidParams
 from workers.context import PassContext
 from workers.measure.processors import usable_processors
 from workers.training.group import SingleProcess
+from workers.training.phases import UNMEASURED
 from workers.training.rank import train
 from workers.training.report import TrainingReport, load_report
 from workers.training.task import TrainingJob
@@ -33,7 +34,11 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
         ProcessDied, OutOfMemory: one of several processes died; what was kept is there for the next attempt.
     """
     job = job.model_copy(
-        update={"checkpoint": ctx.checkpoint.last(), "checkpoint_seconds": ctx.checkpoint_seconds}
+        update={
+            "checkpoint": ctx.checkpoint.last(),
+            "checkpoint_seconds": ctx.checkpoint_seconds,
+            "memory_bytes": ctx.memory_bytes,
+        }
     )
 
     def hear(event: dict[str, Any]) -> None:
@@ -42,10 +47,10 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
         else:
             ctx.report(event["done"], event["total"], event["message"])
 
-    processes = count_processes(job, ctx, params)
+    processes = 1 if ctx.phases is not UNMEASURED else count_processes(job, ctx, params)
     if processes == 1:
         with all_processors():
-            report = train(job, SingleProcess(), hear)
+            report = train(job, SingleProcess(), hear, ctx.phases)
     else:
         report = _train_together(job, params, processes, hear)
     scalars = job.out / SCALARS

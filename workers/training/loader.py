@@ -8,6 +8,7 @@ from itertools import islice
 from math import ceil
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,16 +19,20 @@ from workers.training.reading import Read, Reading, Wanted
 from workers.training.task import STAGE, Batch
 
 _MEASURED = 8  # batches, the first of which does not count
-_WAITS = 0.05  # the share of time waited from which reading ahead is worth a process
+_WAITS = 0.05  # the share of time waited from which reading ahead is worth a process, and keeping samples their memory
+_KEPT_SHARE = 0.25  # of the memory that is left to the job: the network may be scored and written yet, and validated on as many
 
 
 class Loader:
     """Reads batches on request, in order. The samples are the same whoever reads them, so who does may change in between."""
 
-    def __init__(self, reading: Reading, device: torch.device, params: LoaderParams, world: int):
+    def __init__(
+        self, reading: Reading, device: torch.device, params: LoaderParams, world: int, memory_bytes: int
+    ):
         self._reading, self._device, self._params = reading, device, params
+        self._world, self._memory_bytes = world, memory_bytes
         self._most = max(0, len(os.sched_getaffinity(0)) // world - (device.type == "cpu"))
-        self._picked = params.mode == "fixed" or params.workers is not None
+        self._picked = params.mode == "fixed" or (params.workers is not None and params.cache != "auto")
         self._workers = params.workers or 0
         self._loader: DataLoader[Any] | None = None
         self._keys = _Keys()
@@ -96,12 +101,23 @@ class Loader:
     def _pick(self, reading: float, using: float) -> None:
         self._picked = True
         share = reading / (reading + using)
-        if share < _WAITS or self._most == 0:
+        if share < _WAITS:
+            return
+        if self._params.cache == "auto" and self._fits_in_memory():
+            self._reading.keep_in_memory()
+            self._told.append(f"reading took {share:.0%} of the time, so samples are kept in memory.")
+        if self._params.workers is not None or self._most == 0:
             return
         self._workers = max(1, min(self._most, ceil(reading / max(using, 1e-9))))
         self._told.append(
             f"reading took {share:.0%} of the time without further processes, so {self._workers} read ahead."
         )
+
+    def _fits_in_memory(self) -> bool:
+        """Whether the samples fit into what the job may hold besides what it does: each process that trains keeps its own."""
+        held = int(psutil.Process().memory_info().rss)
+        left = self._memory_bytes - self._world * held
+        return self._world * self._reading.stored_bytes <= _KEPT_SHARE * left
 
     def _batches(self, keys: Iterator[Wanted]) -> Iterator[Read | dict[str, Any]]:
         if self._workers == 0:

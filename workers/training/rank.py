@@ -11,6 +11,7 @@ from app.errors import InvalidParams
 from workers.training.batches import open_batches
 from workers.training.group import Group
 from workers.training.loop import Loop, Tell
+from workers.training.phases import UNMEASURED, Phases
 from workers.training.report import TrainingReport
 from workers.training.scalars import write_scalars
 from workers.training.scoring import scoring_of
@@ -20,10 +21,11 @@ from workers.training.weights import WEIGHTS, save_tensors
 SCALARS = "scalars"
 
 
-def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
+def train(job: TrainingJob, group: Group, tell: Tell, phases: Phases = UNMEASURED) -> TrainingReport:
     """Train what the job says, and write `trained.safetensors`, `report.json` and `scalars/` into its `out`.
 
-    `tell` is called in the main process: {kind: progress, done, total, message} and {kind: checkpoint, folder}.
+    `tell` is called in the main process: {kind: progress, done, total, message} and {kind: checkpoint, folder}. `phases` is told
+    what steps are made of.
 
     Raises:
         InvalidParams, InvalidDataset, SignatureMismatch, InvalidModel, IncompatibleRecipe: parameters, data and network do
@@ -43,6 +45,7 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
         "world": group.world,
         "device": device,
         "loader": params.loader,
+        "memory_bytes": job.memory_bytes,
     }
     classes = classes_of(output, task.outputs)
     batches = open_batches(job.train, augment=params.augment, classes=classes, **reading)
@@ -53,7 +56,7 @@ def train(job: TrainingJob, group: Group, tell: Tell) -> TrainingReport:
         loop = Loop(
             task, batches, validation, scoring, params, group, tell,
             seed=job.seed, device=device, out=job.out, checkpoint_seconds=job.checkpoint_seconds,
-            checkpoint=job.checkpoint,
+            checkpoint=job.checkpoint, phases=phases,
         )  # fmt: skip
         report = loop.run()
         weights = loop.result()

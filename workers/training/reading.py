@@ -15,6 +15,7 @@ from workers.datasets.rows import stacked
 from workers.feeds import plan_feeds
 from workers.problems import problem_of
 from workers.training.augment import Augment, Sample
+from workers.training.data import rows_bytes
 from workers.training.task import STAGE
 
 Wanted = tuple[int, np.ndarray]  # the epoch, and numbers of samples
@@ -67,6 +68,11 @@ class Reading(Dataset[Read | dict[str, Any]]):
     def _raw(self, index: int) -> Sample:
         feeds, label = self._samples.sample(index)
         return {name: feeds[name] for name in self._names}, label
+
+    @property
+    def stored_bytes(self) -> int:
+        """What all samples take, as they are stored."""
+        return rows_bytes(self._samples)
 
     def keep_in_memory(self) -> None:
         """Keep each sample, as it is stored, from its first reading on: in memory that the processes share which read for this one."""

@@ -102,6 +102,7 @@ class TrainingJob(BaseModel):
     extra: dict[str, Any] = {}  # what one task needs besides
     checkpoint: Path | None = None  # a folder that an earlier attempt kept
     checkpoint_seconds: float = 300.0
+    memory_bytes: int = 0  # the most that its processes may hold together; 0: not told
     out: Path  # an empty folder: `trained.safetensors`, `report.json`, `checkpoints/NNNN/`, `scalars/`
 
 

@@ -24,7 +24,9 @@ class LoaderParams(Params):
     prefetch: int = Field(default=2, ge=1, le=64, description="Batches that each of them has ready.")
     cache: Literal["auto", "none", "memory", "disk"] = Field(
         default="auto",
-        description="Where samples are kept once they are read and transformed, before random transforms.",
+        description="Where samples are kept once they are read and transformed, before random transforms. `auto`: on disk, where "
+        "there is room; with mode `auto` in memory too, where the network would wait for the disk and a quarter of the memory that "
+        "is left to the job takes all of them.",
     )
 
 

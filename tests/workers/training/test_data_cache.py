@@ -1,5 +1,7 @@
 """What must be decoded is decoded once, and kept: for the epochs of a job, and for other jobs."""
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,66 @@ def test_a_bad_sample_is_named_while_training(tmp_path: Path, workers: int) -> N
     with pytest.raises(InvalidDataset, match=r"sample 20 \(x\): 'image' is float32 \[3, 3, 3\]"):
         list(batches.once())
     batches.close()
+
+
+ROW = 2_000_000  # bytes of a sample
+
+
+def wide(root: Path, left: float, world: int = 1, **loader: Any) -> DatasetBatches:
+    """40 MB of rows, of a job that may hold so many times as much again besides what it holds."""
+    with (root / "data.npz").open("wb") as stream:
+        np.savez(stream, image=np.arange(COUNT, dtype=np.uint8).repeat(ROW).reshape(COUNT, ROW))
+    held = world * psutil.Process().memory_info().rss
+    return open_batches(
+        describe(open_samples(files(root, "npz"))), inputs=[{"name": "image", "dtype": "uint8", "shape": [None, ROW]}],
+        batch_size=5, seed=1, rank=0, world=world, device=torch.device("cpu"), augment=[],
+        loader=LoaderParams(**loader), memory_bytes=held + int(left * COUNT * ROW),
+    )  # fmt: skip
+
+
+def kept(batches: DatasetBatches) -> bool:
+    found = "kept in memory" in batches.facts()["told"]
+    batches.close()
+    return found
+
+
+@pytest.mark.parametrize("loader", [{}, {"workers": 0}, {"workers": 1}], ids=["auto", "none", "one"])
+def test_auto_keeps_in_memory_what_fits_where_the_network_waits(
+    tmp_path: Path, loader: dict[str, Any]
+) -> None:
+    batches = wide(tmp_path, 8, **loader)
+    for epoch in range(2):  # the first is measured
+        assert sum(len(batch.indices) for batch in batches.epoch(epoch)) == COUNT
+    os.truncate(tmp_path / "data.npz", 0)
+    for batch in batches.epoch(2):
+        assert torch.equal(batch.inputs[0], batch.indices.to(torch.uint8)[:, None].expand(-1, ROW))
+    assert kept(batches)
+
+
+@pytest.mark.parametrize(
+    ("left", "given"),
+    [
+        (2, {}),
+        (6, {"world": 2}),
+        (-1e6, {}),
+        (100, {"mode": "fixed"}),
+        (100, {"cache": "disk"}),
+    ],
+    ids=["too-large", "too-large-twice", "no-room", "fixed", "disk"],
+)
+def test_auto_keeps_nothing_in_memory_that_does_not_fit_or_is_to_lie_elsewhere(
+    tmp_path: Path, left: float, given: dict[str, Any]
+) -> None:
+    batches = wide(tmp_path, left, **given)
+    list(batches.epoch(0))
+    assert not kept(batches)
+
+
+def test_auto_keeps_nothing_in_memory_where_the_network_does_not_wait(tmp_path: Path) -> None:
+    batches = wide(tmp_path, 100)
+    for _ in batches.epoch(0):
+        time.sleep(1)
+    assert not kept(batches)
 
 
 def test_reading_holds_no_more_memory_for_more_samples(tmp_path: Path) -> None:
