@@ -25,8 +25,9 @@ from workers.surgery.choice import Choice
 TOLERANCE = 0.05
 MOST_MEASUREMENTS = 24  # each is a build, and launches of both networks
 REPEATS, CONFIRMED = 4, 2  # measurements of one network: at most, and at least of one that is taken
-INWARDS = 0.2  # of a stretch between a slow and a fast network: so much less is left of it at least
+INWARDS = 0.2  # of a stretch between a slow and a fast network, which gets shorter by so much of its FLOPs, and half of it in places
 POWERS = 0.25, 2.0  # of FLOPs that latency is taken for
+LEAST = 1e-9  # a share of the FLOPs: of networks that have none
 Units = frozenset[int]
 
 
@@ -158,7 +159,8 @@ class Search:
             long, short = log(slow.share.value), log(fast.share.value)
             part = min(max((long - log(self._aim)) / (long - short), INWARDS), 1 - INWARDS)
             flops = exp(log(slow.flops) + part * log(fast.flops / slow.flops))
-            return self._nearest(path, places, flops)
+            ends = int(len(places) * INWARDS / 2)
+            return min(max(self._nearest(path, places, flops), places[ends]), places[-1 - ends])
         known = slow or fast
         flops, share = (known.flops, known.share.value) if known else (1.0, 1.0)
         place = self._nearest(path, places, flops * (self._aim / share) ** (1 / self._power()))
@@ -182,7 +184,7 @@ class Search:
         return min(max(found, POWERS[0]), POWERS[1])
 
     def _flops(self, units: Units) -> float:
-        return self._networks[units].flops if units in self._networks else self._cost(set(units))
+        return self._networks[units].flops if units in self._networks else max(self._cost(set(units)), LEAST)
 
     def _measured(self, units: Units) -> Network:
         """A network with its time; measured again while its interval holds an edge of the tolerance."""

@@ -93,6 +93,15 @@ def test_goes_on_where_fewer_operations_are_not_faster():
     assert found.slower.share.value > 0.79
 
 
+def test_a_network_without_operations_is_searched_too():
+    def time(units: set[int]) -> Interval:
+        value = 0.2 + 0.8 * cost(units)
+        return Interval(value, value, value)
+
+    found = by_latency(one_layer(1), lambda _: 0.0, time, 0.6, lambda _: None)
+    assert within(found.network.share.value, 0.6)
+
+
 def test_nothing_goes_for_the_whole_latency():
     found, tries = looked_for(1.0, 1, lambda flops: flops)
 
