@@ -92,7 +92,8 @@ class Advice(_Part):
 
 
 class Phase(_Part):
-    """One part of a training step: `loader`, `forward`, `loss`, `backward`, `optimizer`."""
+    """One part of a training step: `loader` (waiting for samples), `forward`, `loss` (a teacher's answers too), `backward`,
+    `optimizer`, `other` (what lies between them). Together they are the step."""
 
     name: str
     mean_ms: float

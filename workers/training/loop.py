@@ -22,6 +22,7 @@ from workers.training.averaging import Average
 from workers.training.checkpoints import Trained, keep, restore
 from workers.training.group import Group
 from workers.training.optimizers import gradients, optimizer_of, set_rate, trained
+from workers.training.phases import UNMEASURED, Phases
 from workers.training.precision import Precision
 from workers.training.progress import Progress
 from workers.training.report import TrainingReport
@@ -39,7 +40,10 @@ TELL_SECONDS = 1.0
 
 
 class Loop:
-    """One training in one process. `out` gets checkpoints; `checkpoint` is a folder that an earlier attempt kept."""
+    """One training in one process. `out` gets checkpoints; `checkpoint` is a folder that an earlier attempt kept.
+
+    `phases` is told what a step is made of.
+    """
 
     def __init__(
         self,
@@ -56,7 +60,10 @@ class Loop:
         out: Path,
         checkpoint_seconds: float,
         checkpoint: Path | None = None,
+        phases: Phases = UNMEASURED,
     ):
+        phases.begin(task)
+        self._phases = phases
         self._task, self._batches, self._validation = task, batches, validation
         self._scoring, self._params, self._group, self._tell = scoring, params, group, tell
         self._seed, self._device, self._out = seed, device, out
@@ -71,7 +78,7 @@ class Loop:
                 stage=STAGE,
                 hint="leave the pass out of the recipe",
             )
-        step = Step(task)
+        step = Step(task, phases)
         self._wrapped = group.wrap(step)
         self._zeros = KeptZeros(task.network, zeros)
         helpers = list(step.helpers)
@@ -132,7 +139,7 @@ class Loop:
         progress = self._progress
         _to_training(self._task.network, self._params.freeze_batch_norm)
         since = time.monotonic()
-        for batch in self._batches.epoch(progress.epoch, progress.step):
+        for batch in self._phases.reading(self._batches, progress.epoch, progress.step):
             due = self._step(batch)
             progress.training_seconds += time.monotonic() - since
             self._say()
@@ -153,16 +160,18 @@ class Loop:
         self._task.before_step(progress.done, self.steps)
         optimizer.zero_grad(set_to_none=True)
         loss, parts = self._backward(batch)
-        self._precision.unscale(optimizer)
-        self._zeros.clear_gradients()
-        norm = float(self._group.norm(gradients(self._held.parameters().values())))
+        with self._phases.of("optimizer"):
+            self._precision.unscale(optimizer)
+            self._zeros.clear_gradients()
+            norm = float(self._group.norm(gradients(self._held.parameters().values())))
         told = torch.tensor([loss, self._due(), *parts.values()], dtype=torch.float64)
         total = self._group.sum(told.to(self._device)).cpu().tolist()
         loss, means = total[0] / self._group.world, [value / self._group.world for value in total[2:]]
         self._check(batch, loss, norm)
-        self._clip(norm)
-        if self._precision.step(optimizer) and self._held.average is not None:
-            self._held.average.update()
+        with self._phases.of("optimizer"):
+            self._clip(norm)
+            if self._precision.step(optimizer) and self._held.average is not None:
+                self._held.average.update()
         progress.step_done(loss, dict(zip(parts, means, strict=True)), learning_rate)
         self._note(loss, norm, learning_rate)
         return bool(total[1] > 0)
@@ -181,7 +190,8 @@ class Loop:
                 with self._precision.autocast():
                     loss, parts = self._wrapped(piece)
                 self._check_depends(loss)
-                self._precision.backward(loss / len(pieces))
+                with self._phases.of("backward"):
+                    self._precision.backward(loss / len(pieces))
             losses.append(loss.detach())
             told.append(parts)
         means = {name: sum(part[name] for part in told) / len(told) for name in sorted(told[0])}

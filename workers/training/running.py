@@ -11,21 +11,25 @@ from torch import Tensor, fx, nn
 from app.errors import BurnishError, InvalidDataset, InvalidModel, InvalidParams, OutOfMemory
 from app.text import first_line, plain
 from workers.torch.model import leaves
+from workers.training.phases import UNMEASURED, Phases
 from workers.training.task import STAGE, Batch, Task
 
 
 class Step(nn.Module):
     """Forward and loss in one call, which is what several processes share out: `step(batch) -> (loss, its parts)`."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, phases: Phases = UNMEASURED):
         super().__init__()
         self.network = task.network
         self.helpers = nn.ParameterList(task.helpers())
-        self._task = task
+        self._task, self._phases = task, phases
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """See `Task.loss`."""
-        return self._task.loss(call(self._task, self.network, batch), batch)
+        with self._phases.of("forward"):
+            outputs = call(self._task, self.network, batch)
+        with self._phases.of("loss"):
+            return self._task.loss(outputs, batch)
 
 
 def call(task: Task, network: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from tests.workers.engines.networks import Cnn
 from workers.torch.program import TorchModel, export, save_program
 from workers.training.group import Group, SingleProcess
 from workers.training.loop import Loop
+from workers.training.phases import UNMEASURED, Phases
 from workers.training.scoring import scoring_of
 from workers.training.task import Batch, TrainingJob
 from workers.training.tasks import finetune
@@ -98,6 +99,7 @@ def train_arrays(
     tell: Any = None,
     seed: int = 0,
     group: Group | None = None,
+    phases: Phases = UNMEASURED,
     **params: Any,
 ) -> tuple[Loop, Any]:
     """A loop over arrays and its task, ready to run."""
@@ -116,5 +118,6 @@ def train_arrays(
     loop = Loop(
         task, batches, held, scoring, given, group or SingleProcess(), tell or (lambda event: None),
         seed=seed, device=torch.device("cpu"), out=out, checkpoint_seconds=checkpoint_seconds, checkpoint=checkpoint,
+        phases=phases,
     )  # fmt: skip
     return loop, task
