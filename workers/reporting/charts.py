@@ -19,6 +19,7 @@ SIDES = {
 }
 ROW_HEIGHT = 26
 LABEL_PIXELS = 150
+DEEPEST = 1e6
 
 CONFIG: Json = {
     "background": None,
@@ -164,6 +165,7 @@ def bars(
 
 
 def decades(low: float, high: float) -> list[float]:
-    """A domain of a logarithmic axis that holds both, with some room."""
+    """A domain of a logarithmic axis that holds both, with some room; of what is not above zero, six decades."""
+    low = low if low > 0 else high / DEEPEST
     room = 10 ** (0.08 * max(math.log10(high / low), 0.1))
     return [low / room, high * room]

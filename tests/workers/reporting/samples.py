@@ -101,7 +101,7 @@ def profiled(name: str = "conv1", **changed: Any) -> Report:
         phases=[Phase(name="forward", mean_ms=3.0, share=0.75), Phase(name="backward", mean_ms=1.0, share=0.25)],
         peak_memory_bytes=12_000_000, memory=[{"operator": "Conv", "bytes": 9_000_000}],
         peaks=Peaks(flops_per_s={"fp32": 1.2e12, "int8": 4e12}, bytes_per_s=1e11, overhead_ms=0.004, threads=1,
-                    measured_with="PyTorch 2.13", measured_at="2026-11-27"),
+                    measured_with="PyTorch 2.13", measured_at="2026-11-27T01:00:00+00:00"),
         advice=[
             Advice(number=1, rule="quantize", title="Quantize to INT8", why=f"{name} is held by computing", evidence={},
                    layers=[name], gain=Gain(value=1.8, low=1.4, high=2.3), costs_accuracy=True, request={"kind": "optimize"}),

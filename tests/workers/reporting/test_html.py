@@ -11,6 +11,7 @@ import pytest
 
 from app.reports.schemas import Report
 from tests.workers.reporting.samples import HOSTILE, benchmarked, optimized, profiled
+from workers.reporting.distribution import distribution
 from workers.reporting.html import page
 
 VOID = {"meta", "link", "br", "img"}
@@ -147,3 +148,26 @@ def test_an_engine_that_nobody_could_run() -> None:
     assert "the engine itself was not run" in text
     assert "data-chart" not in text
     assert len(text) < 100_000, "without charts it needs no library"
+
+
+def test_profiles_and_benchmarks_that_saw_little() -> None:
+    profile, benchmark = profiled().profile, benchmarked().benchmark
+    assert profile is not None
+    assert benchmark is not None
+    still = [layer.model_copy(update={"mean_ms": 0.0, "share": 0.0}) for layer in profile.layers]
+    bare = {
+        "advice": [],
+        "peaks": None,
+        "phases": [],
+        "memory": [],
+        "peak_memory_bytes": None,
+        "gap": None,
+        "notes": [],
+    }
+    for changed in ({"layers": []}, {"layers": still}, {**bare, "layers": still[:1]}):
+        Tree(page(profiled(profile=profile.model_copy(update=changed), distributions=[])))
+    failed = [point for point in benchmark.points if point.status == "failed"]
+    text = page(benchmarked(benchmark=benchmark.model_copy(update={"points": failed, "knees": []})))
+    assert "failed: net.onnx does not fit" in text
+    at_once = [distribution("baseline", [[[0, 3], [2]]]), distribution("optimized", [[[1]], [[2, 2]]])]
+    Tree(page(optimized(distributions=at_once)))

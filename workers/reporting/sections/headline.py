@@ -88,7 +88,8 @@ def _optimized(report: Report) -> Headline:
 
 def _profiled(report: Report, profile: Profile) -> Headline:
     latency = profile.latency
-    slowest = sorted(profile.layers, key=lambda layer: -layer.mean_ms)[:10]
+    some = 10 if len(profile.layers) > 20 else 3
+    slowest = sorted(profile.layers, key=lambda layer: -layer.mean_ms)[:some]
     told: list[str | Code | Strong] = [
         Strong(ms_text(latency["p50_ms"])),
         f" for a batch of {profile.batch} ({latency['low_ms']:.4g} to {latency['high_ms']:.4g} ms), in {len(profile.layers)} layers",
@@ -101,7 +102,7 @@ def _profiled(report: Report, profile: Profile) -> Headline:
         ),
         Tile("layers", f"{len(profile.layers)}", f"{ms_text(profile.layers_ms)} together"),
     ]
-    if slowest:
+    if len(profile.layers) > some:
         share = sum(layer.share for layer in slowest)
         told.append(f"; the {len(slowest)} slowest take {share:.0%} of their time")
         tiles.append(Tile(f"the {len(slowest)} slowest", f"{share:.0%}", "of the layers' time"))

@@ -12,6 +12,7 @@ from workers.reporting.words import NOTHING, amount, ms_cell, number, told
 SLOWEST = 10
 OPERATORS = 15
 BRIEF = 20
+REPEATED = ("calls", "precision", "runs on")
 BOUNDS = {
     "compute": "var(--compute)",
     "memory": "var(--memory)",
@@ -51,10 +52,14 @@ def _slowest(found: Sequence[Layer]) -> Chart:
         for place, layer in enumerate(found, 1)
     ]
     share = sum(layer.share for layer in found)
-    words = f"The {len(found)} slowest take {share:.0%} of the time of all layers."
+    words = (
+        f"The slowest {len(found)} take {share:.0%} of the time of all layers."
+        if share < 0.995
+        else "All layers."
+    )
     if any(layer.floor_ms is not None for layer in found):
         words += (
-            " The upright line in a bar is the least time that the device's peaks allow. Blue is held by computing, orange by "
+            " Upright lines are the least time that the device's peaks allow. Blue is held by computing, orange by "
             "memory, grey by neither."
         )
     more = [
@@ -78,7 +83,7 @@ def _operators(found: Sequence[Layer]) -> Chart:
         for name, ms in ranked[:OPERATORS]
     ]
     first, most = ranked[0]
-    words = f"{first} takes {most / sum(times.values()):.0%} of the time of all layers, in {counts[first]} of them."
+    words = f"{first} takes {most / (sum(times.values()) or 1):.0%} of the time of all layers, in {counts[first]} of them."
     more = [{"field": "rows", "title": "layers"}]
     return Chart("Time by operator", words, bars(rows, "ms", more=more))
 
@@ -99,7 +104,26 @@ def _table(found: Sequence[Layer]) -> Table:
     ]
     columns, rows = told(columns, [_row(layer) for layer in found])
     caption = "Every row of the profile, the slowest first. Names in parentheses are the runtime's own."
-    return Table(caption, columns, rows, sortable=True, brief=BRIEF)
+    alike = {
+        column.title: rows[0][place].text
+        for place, column in enumerate(columns)
+        if _alike(column, rows, place)
+    }
+    if alike:
+        caption += f" In every row: {', '.join(f'{title} {text}' for title, text in alike.items())}."
+    kept = [place for place, column in enumerate(columns) if column.title not in alike]
+    return Table(
+        caption,
+        [columns[place] for place in kept],
+        [[row[place] for place in kept] for row in rows],
+        sortable=True,
+        brief=BRIEF,
+    )
+
+
+def _alike(column: Column, rows: Sequence[Sequence[Cell]], place: int) -> bool:
+    """Whether a column says the same in every row, and so needs no room."""
+    return column.title in REPEATED and len({str(row[place].text) for row in rows}) == 1
 
 
 def _row(layer: Layer) -> list[Cell]:

@@ -12,7 +12,7 @@ from app.reports.schemas import Report
 from workers.reporting.blocks import Bullets, Chart, Section
 from workers.reporting.charts import chart, decades
 from workers.reporting.sections.layers import named
-from workers.reporting.words import amount
+from workers.reporting.words import amount, when
 
 Json = dict[str, Any]
 
@@ -36,7 +36,7 @@ def roofline(report: Report) -> Section | None:
     told += [
         [f"memory: {amount(peaks.bytes_per_s, 'B/s')}, read and written together"],
         [f"calling a small operator: {1000 * peaks.overhead_ms:.3g} µs"],
-        [f"measured with {peaks.measured_with} and {peaks.threads} threads, {peaks.measured_at}"],
+        [f"measured with {peaks.measured_with}, threads: {peaks.threads}, {when(peaks.measured_at)}"],
     ]
     words = (
         f"{len(drawn)} of {len(profile.layers)} layers, those whose operations and bytes are known; the larger a mark, the more "
