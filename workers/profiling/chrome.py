@@ -14,6 +14,7 @@ from workers.profiling.recorded import Trace
 
 MEDIA_TYPE = "application/json"
 PROCESS = 1
+NANOSECONDS = 3  # digits of microseconds
 
 
 @dataclass
@@ -51,10 +52,10 @@ def _laid(
 ) -> None:
     free, end = within
     for number, one in enumerate(slices):
-        start = min(max(one.start_us, free), end)
+        start = round(min(max(one.start_us, free), end), NANOSECONDS)
         limit = max(min(slices[number + 1].start_us, end), start) if number + 1 < len(slices) else end
-        free = min(start + one.duration_us, limit)
+        free = round(min(start + one.duration_us, limit), NANOSECONDS)
         event = {"ph": "X", "name": one.name, "cat": one.category, "pid": PROCESS, "tid": thread}
-        event |= {"ts": round(start, 3), "dur": round(free - start, 3), "args": dict(one.args)}
+        event |= {"ts": start, "dur": round(free - start, NANOSECONDS), "args": dict(one.args)}
         events.append(event)
         _laid(one.inner, thread, (start, free), events)

@@ -18,7 +18,8 @@ _SHORTEST = 3  # of a name that can stand for a longer one
 
 @dataclass
 class Operation:
-    """`label` is its one name in its graph; `names` are those by which the other graph may know it. Values are named by tensors.
+    """`label` is its one name in its graph; `names` are those by which the other graph knows it, `aliases` those by which it may.
+    Values are named by tensors.
 
     `bodies` are the graphs of control flow, by the attribute that holds them.
     """
@@ -28,6 +29,7 @@ class Operation:
     names: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     bodies: dict[str, "Graph"] = field(default_factory=dict)
 
 
@@ -118,16 +120,17 @@ class _Level:
         """By an operation's name, then by weights that nobody else reads, then by the name of what it gives."""
         by_name = {name: one for one in self._base.operations for name in one.names}
         base_readers, made_readers = _readers(self._base), _readers(self._made)
-        for operation in self._made.operations:
-            for name in operation.names:
-                if name in by_name:
-                    self._give(by_name[name], operation)
+        for forms in ("names", "aliases"):
+            for operation in self._made.operations:
+                for name in getattr(operation, forms):
+                    if name in by_name:
+                        self._give(by_name[name], operation)
         for operation in self._made.operations:
             for name in operation.inputs:
                 if name in self._base.constants and len(base_readers[name]) == len(made_readers[name]) == 1:
                     self._give(base_readers[name][0], operation)
         for operation in self._made.operations:
-            for name in (*operation.outputs, *operation.names):
+            for name in (*operation.outputs, *operation.names, *operation.aliases):
                 if name in self._maker:
                     self._give(self._maker[name], operation)
 

@@ -38,7 +38,8 @@ def _graph(level: Level, outer: frozenset[str]) -> Graph:
             Operation(
                 label=label,
                 operator=node.op_type,
-                names=_names(node.name, node.op_type),
+                names=(node.name,) if node.name else (),
+                aliases=_aliases(node.name, node.op_type),
                 inputs=tuple(read),
                 outputs=_outputs(node),
                 bodies=bodies,
@@ -47,16 +48,10 @@ def _graph(level: Level, outer: frozenset[str]) -> Graph:
     return Graph(operations, constants)
 
 
-def _names(name: str, operator: str) -> tuple[str, ...]:
-    """A node's own name, and what is left of it without decorations."""
-    found = _DECORATED.match(name)
-    return (
-        tuple(dict.fromkeys((name, found["name"])))
-        if found and operator != "Cast"
-        else (name,)
-        if name
-        else ()
-    )
+def _aliases(name: str, operator: str) -> tuple[str, ...]:
+    """What is left of a node's name without decorations. A cast goes by the name of what it casts."""
+    found = None if operator == "Cast" else _DECORATED.match(name)
+    return (found["name"],) if found and found["name"] != name else ()
 
 
 def _outputs(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -21,9 +21,18 @@ class Turns:
 
 
 def take_turns(
-    run: Callable[[Feeds], Any], feeds: Sequence[Feeds], plan: Plan, most: int = 1_000_000
+    run: Callable[[Feeds], Any],
+    feeds: Sequence[Feeds],
+    plan: Plan,
+    *,
+    most: int = 1_000_000,
+    warm: Callable[[], Any] = lambda: None,
+    after: Callable[[], Any] = lambda: None,
 ) -> Turns:
-    """Run every feed, and for `plan.warm_up_seconds`; then in turns, as the plan says. `most`: runs that the profiler can hold."""
+    """Run every feed, and for `plan.warm_up_seconds`; then in turns, as the plan says.
+
+    `most`: runs that the profiler can hold. `warm` is called once between the two, `after` behind each run that counts.
+    """
     started = time.perf_counter()
     warm_up = 0
     while warm_up < max(1, most // WARMING) and (
@@ -31,6 +40,7 @@ def take_turns(
     ):
         run(feeds[warm_up % len(feeds)])
         warm_up += 1
+    warm()
     limit = max(1, min(plan.most_runs, most - warm_up))
     times: list[float] = []
     started = time.perf_counter()
@@ -40,6 +50,7 @@ def take_turns(
         before = time.perf_counter()
         run(feeds[len(times) % len(feeds)])
         times.append((time.perf_counter() - before) * 1000)
+        after()
     return Turns(warm_up, times)
 
 

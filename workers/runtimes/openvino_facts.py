@@ -70,7 +70,7 @@ def compiled_facts(graph: Any, compiled: Any) -> dict[str, Any]:
     convolutions: Counter[str] = Counter()
     unfused: list[str] = []
     for node in compiled.get_runtime_model().get_ordered_ops():
-        kind = _told(node, "layerType")
+        kind = runtime_info(node, "layerType")
         if kind in NOT_NODES:
             continue
         operators[kind] += 1
@@ -201,7 +201,7 @@ def _precision(node: Any, kind: str) -> str:
         given, stored = (node.input(place).get_element_type().to_string() for place in (0, 1))
         if given not in EIGHT_BITS and stored in EIGHT_BITS | FOUR_BITS:
             return "weights-8bit" if stored in EIGHT_BITS else "weights-4bit"
-    return PRECISIONS.get(_told(node, "runtimePrecision"), "other")
+    return PRECISIONS.get(runtime_info(node, "runtimePrecision"), "other")
 
 
 def _leaves_int8(node: Any) -> bool:
@@ -210,7 +210,7 @@ def _leaves_int8(node: Any) -> bool:
         if not node.inputs():
             return False
         node = node.input(0).get_source_output().get_node()
-        kind = _told(node, "layerType")
+        kind = runtime_info(node, "layerType")
         if kind not in BETWEEN or not node.inputs():
             return False
         if node.input(0).get_element_type().to_string() in EIGHT_BITS and (
@@ -238,6 +238,7 @@ def _bodies(node: Any) -> list[Any]:
     return []
 
 
-def _told(node: Any, key: str) -> str:
+def runtime_info(node: Any, key: str) -> str:
+    """What a device tells of a node of its graph, under one of the keys of `openvino/runtime/exec_model_info.hpp`."""
     value = node.get_rt_info()[key]
     return str(getattr(value, "value", value))

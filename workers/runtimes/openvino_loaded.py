@@ -42,6 +42,14 @@ class LoadedOpenVino:
             raise explain(error, RUNNING, stage="running") from error
         return {name: results[index] for index, name in enumerate(self._names)}
 
+    def counters(self) -> list[Any]:
+        """What a network that was compiled with PERF_COUNT counts of its nodes (openvino.ProfilingInfo)."""
+        return list(self._request.profiling_info)
+
+    def runtime_graph(self) -> Any:
+        """What the device made of the network (openvino.Model)."""
+        return self._compiled.get_runtime_model()
+
     def run_many(self, feeds: Iterable[Feeds], take: Callable[[int, Outputs], None]) -> None:
         """See `base.Concurrent`; outputs are copies here too.
 
