@@ -137,7 +137,7 @@ def _owners(rows: Sequence[Row], model: Model) -> dict[str, int]:
     makers = {value: one.name for one in model.operations.values() for value in one.writes}
     for one in (one for one in model.operations.values() if one.flops == 0):
         _join(one.name, {makers[value] for value in one.reads if value in makers}, owners)
-    for one in reversed(model.operations.values()):
+    for one in reversed(list(model.operations.values())):
         _join(one.name, {reader for value in one.writes for reader in model.readers.get(value, ())}, owners)
     return owners
 
