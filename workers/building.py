@@ -8,6 +8,7 @@ from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import UnsupportedOperator
 from workers import runtimes
+from workers.distributions import versions_of
 from workers.measure.environment import hardware_key
 from workers.measure.latency import EngineUnderTest
 from workers.memory import StepMemory
@@ -43,7 +44,7 @@ def build_engine(
         "params": params.model_dump(mode="json"),
         "input": model.digest,
         "declared": dict(model.declared),
-        "packages": dict(implementation.versions()),
+        "packages": {**implementation.versions(), **versions_of(runtime.builders)},
         "hardware": None if runtime.ahead_of_time else hardware_key(runtime.device),
     }
     outcome = attempt.steps.stored(name, cause, work)

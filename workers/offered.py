@@ -8,9 +8,16 @@ from app.config import get_settings
 
 
 def without_absent(names: Iterable[str]) -> list[str]:
-    """These less those for an Intel GPU or NPU that is not here: so much is told by a few files, without OpenVINO."""
+    """These less those for an Intel GPU or NPU that is not here: so much is told by a few files, without OpenVINO.
+
+    What builds ahead of time stays: it needs no device.
+    """
     here = accelerators()
-    return [name for name in names if RUNTIMES[name].device not in ALL or RUNTIMES[name].device in here]
+    return [
+        name
+        for name in names
+        if RUNTIMES[name].ahead_of_time or RUNTIMES[name].device not in ALL or RUNTIMES[name].device in here
+    ]
 
 
 def offered() -> list[str]:

@@ -1,7 +1,8 @@
 """Engines that cannot run where they are built: what is told of them instead of measurements, and what they promise.
 
-Nothing is said of the engine's speed or accuracy. The optimized *model* is held against the original on ONNX Runtime's CPU
-provider, which shows what the passes did to it, and gives the outputs that `burnish check` holds the engine to where it runs.
+Nothing is said of the engine's speed or accuracy. The optimized *model* is held against the original, on ONNX Runtime's CPU
+provider or in its own framework, which shows what the passes did to it, and gives the outputs that `burnish check` holds the
+engine to where it runs.
 """
 
 from collections.abc import Mapping
@@ -13,15 +14,17 @@ import numpy as np
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import BurnishError, NoWorker
-from workers import runtimes
+from workers import formats, runtimes
 from workers.bundle.proof import Proof
 from workers.context import Samples
 from workers.feeds import paired_plans
+from workers.formats.base import Source
 from workers.measure.environment import machine
 from workers.measure.fidelity import Fidelity
 from workers.measure.side_by_side import run_side_by_side
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import AheadOfTime, Engine, Feeds, LoadedEngine
+from workers.runtimes.torch_eager import LoadedEager
 
 if TYPE_CHECKING:
     from workers.pipeline import Attempt
@@ -50,7 +53,7 @@ def hindrance(
             stage="building",
             param="options.allow_unmeasured",
             hint="set options.allow_unmeasured (`--allow-unmeasured`) to take an unverified engine, which `burnish check` verifies "
-            "where it can run; or start a worker on a machine with such a GPU",
+            "where it can run; or start a worker on a machine with such a device",
         )
     return why
 
@@ -78,7 +81,7 @@ def conclude(
 ) -> tuple[dict[str, Any], Proof, dict[str, Any]]:
     """The job's `result` with nulls for what was not measured, the proof for its bundle, and the machine.
 
-    `original` and `optimized` are ONNX, as the runtime took them.
+    `original` and `optimized` are as the runtime took them.
     """
     shapes = _best_shapes(engine)
     before = _stand_in(original)
@@ -88,7 +91,7 @@ def conclude(
     except BurnishError as error:
         after = None
         told.append(
-            f"the optimized model was not compared with the original, as ONNX Runtime does not run it: {error.detail}"
+            f"the optimized model was not compared with the original, as it does not run here: {error.detail}"
         )
     fidelity = None
     if after is not None:
@@ -144,7 +147,11 @@ def _result(
 
 
 def _stand_in(model: ModelHandle) -> LoadedEngine:
-    """A model in ONNX Runtime as it is, without its graph optimizations."""
+    """A model as it is: ONNX in ONNX Runtime, without its graph optimizations, another in its own framework."""
+    if model.format != "onnx":
+        return LoadedEager(
+            formats.registry.alone(model.format).open(Source(model.root, model.entry, model.declared))
+        )
     spec = RUNTIMES[STAND_IN]
     return runtimes.registry.alone(STAND_IN).load(Engine(model.root, model.entry), spec.params())
 

@@ -4,7 +4,7 @@ A manifest's `validity.conditions` is a list of {what, rule, wanted, otherwise, 
 
 | field | what it is |
 | --- | --- |
-| what | a fact's name: `system`, `architecture`, `cpu`, `cpu_features`, `processors`, `glibc`, `compute_capability`, `gpu`, `driver`, `accelerators` (`intel-gpu`, `intel-npu`), `package:NAME` |
+| what | a fact's name: `system`, `architecture`, `cpu`, `cpu_features`, `processors`, `glibc`, `compute_capability`, `gpu`, `driver`, `accelerators` (`intel-gpu`, `intel-npu`, `tpu`), `package:NAME` |
 | rule | how the fact is held against `wanted`, see `RULES` |
 | wanted | text, a number, or a list of texts |
 | otherwise | what follows where the rule does not hold: `no` it cannot run, `slow` it runs slower, `unproved` only a run can tell |

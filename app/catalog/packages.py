@@ -10,6 +10,7 @@ _TORCHSCRIPT = (
     "Triton's PyTorch backend runs TorchScript, and packages that were compiled for its own build of PyTorch; "
     "this engine is neither"
 )
+_JAX = "Triton has no backend for programs of JAX"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ _SPECS = (
             "torch-eager-cuda": _TORCHSCRIPT,
             "torch-inductor-cpu": _TORCHSCRIPT,
             "torch-inductor-cuda": _TORCHSCRIPT,
+            "xla-cpu": _JAX,
+            "xla-tpu": _JAX,
         },
         params={
             (

@@ -3,6 +3,7 @@
 from app.catalog.preset_cuda import cuda_preset, inductor_cuda_preset
 from app.catalog.preset_openvino import openvino_gpu_preset, openvino_npu_preset
 from app.catalog.preset_tensorrt import tensorrt_preset
+from app.catalog.preset_xla import xla_preset
 from app.catalog.presets import cpu_preset, eager_preset, inductor_preset, openvino_preset
 from app.catalog.runtime_params.onnxruntime import (
     OnnxRuntimeCpuParams,
@@ -17,6 +18,7 @@ from app.catalog.runtime_params.torch import (
     TorchInductorCudaParams,
     TorchInductorParams,
 )
+from app.catalog.runtime_params.xla import XlaCpuParams, XlaTpuParams
 from app.catalog.spec import RuntimeSpec
 
 _SPECS = (
@@ -162,6 +164,30 @@ _SPECS = (
         baseline={"tf32": False, "refit": False, "strip": False, "weight_streaming": False},
         ahead_of_time=True,
         sparsity="as `tensorrt`, by the same flag, of which this library's guide says nothing: measure it",
+    ),
+    RuntimeSpec(
+        name="xla-cpu",
+        version=1,
+        title="XLA on CPU",
+        params=XlaCpuParams,
+        device="cpu",
+        formats=frozenset({"torch-export"}),
+        preset=xla_preset,
+        packages=("jax", "jaxlib", "flatbuffers"),
+        builders=("torch", "torchax"),
+    ),
+    RuntimeSpec(
+        name="xla-tpu",
+        version=1,
+        title="XLA on Google TPUs",
+        params=XlaTpuParams,
+        device="tpu",
+        formats=frozenset({"torch-export"}),
+        preset=xla_preset,
+        packages=("jax", "jaxlib", "flatbuffers"),
+        builders=("torch", "torchax"),
+        baseline={"matmul_precision": "highest"},
+        ahead_of_time=True,
     ),
 )
 

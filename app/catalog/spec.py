@@ -188,6 +188,7 @@ class RuntimeSpec:
     `baseline` are the parameters whose values the unmodified model is built with, whatever the target says;
     `baseline_precision` is what an fp32 model computes in then, another than fp32 only where the device has none.
     `ahead_of_time`: it builds on machines that lack its device; such an engine leaves unverified, where that is allowed.
+    `builders` are distributions that build engines and that engines do not need, beside `packages`, which they do.
     `sparsity` says in words what weights that are zero are worth.
     """
 
@@ -199,6 +200,7 @@ class RuntimeSpec:
     formats: frozenset[str]  # of the models that `build` takes
     preset: Preset
     packages: tuple[str, ...] = ()
+    builders: tuple[str, ...] = ()
     baseline: Mapping[str, Any] = field(default_factory=dict)  # parameters that make it compute in fp32
     baseline_precision: Precision = "fp32"
     dialects: frozenset[str] = frozenset()  # operators beyond the standard's that it runs, see `PassSpec`

@@ -231,6 +231,43 @@ def load_tensorrt(engine: Path, target: Manifest) -> Run:
     return run
 
 
+def load_xla(engine: Path, target: Manifest) -> Run:
+    """A function from feeds to outputs, by name; XLA compiles the exported program for its device, anew for each shape."""
+    platform = target["runtime"].removeprefix("xla-")
+    if threads := target["params"].get("threads"):
+        os.environ["NPROC"] = str(threads)  # read when JAX makes its CPU client
+    import jax
+    import jax.export
+    import ml_dtypes  # noqa: F401 - gives numpy the names of bfloat16 and 8-bit floats
+    import numpy as np
+
+    settings: Any = jax.config
+    settings.update("jax_enable_x64", True)
+    settings.update("jax_platforms", platform)
+    try:
+        device = jax.devices(platform)[0]
+    except RuntimeError as error:
+        raise ImportError(f"JAX finds no {platform.upper()} here: {error}") from None
+    told = json.loads(engine.read_text(encoding="utf-8"))
+    exported = jax.export.deserialize(bytearray((engine.parent / "program.jax_export").read_bytes()))
+    with (engine.parent / "weights.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start, weights = file.tell(), []
+        for entry in (header[name] for name in told["weights"]):
+            first, end = entry["data_offsets"]
+            file.seek(start + first)
+            values = np.frombuffer(file.read(end - first), np.dtype(told["dtypes"][entry["dtype"]]))
+            weights.append(jax.device_put(values.reshape(entry["shape"]), device))
+    call = jax.jit(exported.call)
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        given = [jax.device_put(feeds[entry["name"]], device) for entry in told["inputs"]]
+        found = [np.asarray(value) for value in call(weights, given)]
+        return {entry["name"]: value for entry, value in zip(told["outputs"], found, strict=True)}
+
+    return run
+
+
 LOADERS = {
     "onnxruntime-cpu": load_onnxruntime_cpu,
     "onnxruntime-cuda": load_onnxruntime_gpu,
@@ -244,6 +281,8 @@ LOADERS = {
     "torch-eager-cuda": load_torch_eager,
     "torch-inductor-cpu": load_torch_inductor,
     "torch-inductor-cuda": load_torch_inductor,
+    "xla-cpu": load_xla,
+    "xla-tpu": load_xla,
 }
 
 

@@ -101,6 +101,24 @@ def torch_program(version: str, capability: str | None = None) -> list[Condition
     ]
 
 
+def stablehlo(version: str, device: str) -> list[Condition]:
+    """Of a program that `jax.export` serialized, for the CPU or a TPU. JAX reads programs for six months at least.
+
+    Source: https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees.
+    """
+    if device == "cpu":
+        needed = [_architecture("unproved", "other processors' kernels may round differently")]
+    else:
+        needed = [any_of("accelerators", [device], "no", "it runs on such a device alone")]
+    return [
+        *needed,
+        at_least("package:jax", _minor(version), "no", "older versions may not read programs of a later one"),
+        at_most(
+            "package:jax", _minor(version), "unproved", "later versions read programs for six months at least"
+        ),
+    ]
+
+
 def compiled_code(version: str, threads: int | None, capability: str | None) -> list[Condition]:
     """Of a library that AOTInductor compiled, for the processor that it was compiled on.
 

@@ -43,6 +43,7 @@ UNFROZEN = (
     "With its weights frozen in, the compiled engine gave other values than the model: it was compiled without `freezing`, "
     "which costs speed."
 )
+REFUSED_HINT = "try freezing=false, or another target"
 LONGEST = 500  # characters of a reason
 MOST_NOISE = 0.01  # noise to signal, in power: 20 dB; rounding leaves 60 dB in 8 bits, but for a few inputs, another layout none
 QUANTIZED_DRAWS = 8  # inputs of which a program of 8 bits must meet one
@@ -66,12 +67,12 @@ def compile_program(
     with _threads(threads), _caches(), _quiet():
         facts = _compile(program, package, device, threads, freezing, max_autotune)
         try:
-            _prove(program, package)
+            prove(program, load_package(package, 0), REFUSED_HINT)
         except UnsupportedOperator:
             if not freezing or any(layer.quantized for layer in layers(program.program)):
                 raise
             facts = _compile(program, package, device, threads, False, max_autotune)
-            _prove(program, package)
+            prove(program, load_package(package, 0), REFUSED_HINT)
             facts["explained"].append(UNFROZEN)
     return facts
 
@@ -167,14 +168,16 @@ def load_package(package: Path, threads: int) -> LoadedInductor:
     return LoadedInductor(model, told)
 
 
-def _prove(program: Program, package: Path) -> None:
-    """Hold the package against the program on seeded inputs: Inductor's mistakes with layouts give wrong numbers silently.
+def prove(program: Program, engine: LoadedEngine, hint: str) -> None:
+    """Hold an engine against the program on seeded inputs: Inductor's mistakes with layouts give wrong numbers silently.
 
     Free dimensions are tried longer too: Inductor unrolls a GRU for the length at hand, and reads no more of another.
+
+    Raises:
+        UnsupportedOperator: it gives other values; `hint` says what to try.
     """
-    engine = load_package(package, 0)
     longer = sizes(program.inputs, 3, 2 * FREE_DIMENSION)
-    hold(program, engine, {}, "try freezing=false, or another target")
+    hold(program, engine, {}, hint)
     if longer:
         where = ", ".join(f"{name} = {size}" for name, size in longer.items())
         hint = "declare free dimensions other than the batch as numbers, or use another target"

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from app.artifacts.accelerators import TPU, accelerators
 from app.catalog.compute_capability import number_of
 from app.catalog.recipe import Target, validate_target
 from app.catalog.runtime_params.tensorrt import CAPABILITIES
@@ -33,6 +34,7 @@ NO_RTX = pytest.mark.skipif(
     not {number_of(gpu["compute_capability"]) for gpu in gpus()} & set(CAPABILITIES),
     reason="TensorRT for RTX does not serve this GPU",
 )
+NO_TPU = pytest.mark.skipif(TPU not in accelerators(), reason="there is no TPU")
 NO_TENSORRT = pytest.mark.skipif(find_library("nvinfer") is None, reason="TensorRT is not installed")
 
 
@@ -47,6 +49,7 @@ def served(names: list[str]) -> list[Any]:
                 *marks[name],
                 *([NO_TENSORRT] if name.endswith("tensorrt") else []),
                 *([NO_RTX] if name == "tensorrt-rtx" else []),
+                *([NO_TPU] if RUNTIMES[name].device == TPU else []),
             ],
         )
         for name in names
