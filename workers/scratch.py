@@ -164,11 +164,13 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
             described["facts"],
         )
         declared: dict[str, Any] = {}
+        structure: dict[str, Any] | None = None
         licence = described.get("license")
         found = artifact.tree_digest
     else:
         model = _row(session, Model, job.project_id, id_)
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
+        structure = model.structure if job.kind == "profile" and id_ == job.subject else None
         declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
         licence = model.declared.get("license")
         found = model.digest
@@ -182,6 +184,7 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         facts=facts,
         declared=declared,
         license=licence,
+        structure=structure,
         name=name,
     )
 

@@ -106,7 +106,7 @@ def launch_bound(case: Case) -> Iterator[Finding]:
 def another_runtime(case: Case) -> Iterator[Finding]:
     """Another runtime of the machine, where this one's kernels stay far from their floors or nothing is fused."""
     other = _other(case)
-    if other is None or case.precision != "fp32" or case.profile.of == "training":
+    if other is None or case.precision != "fp32":
         return
     eager = case.runtime.startswith("torch-eager")
     slow = [

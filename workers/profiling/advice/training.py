@@ -17,7 +17,7 @@ FED = Ratio(0.05, 0.9)
 AUTOCAST = Ratio(1.0, 2.0)  # over what the peaks allow: casts, and what stays in fp32
 
 
-@rule("loader")
+@rule("loader", of="training")
 def loader(case: Case) -> Iterator[Finding]:
     """The network waits for samples: let the loader measure and choose processes and cache itself, or keep samples once read."""
     shares = {phase.name: phase.share for phase in case.profile.phases}
@@ -42,7 +42,7 @@ def loader(case: Case) -> Iterator[Finding]:
     )
 
 
-@rule("training-precision")
+@rule("training-precision", of="training")
 def training_precision(case: Case) -> Iterator[Finding]:
     """Steps in bf16 (autocast), where the device multiplies faster in it; weights stay fp32."""
     shares = {phase.name: phase.share for phase in case.profile.phases if phase.name in COMPUTING}
