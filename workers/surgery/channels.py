@@ -43,6 +43,10 @@ class Coupling:
         gone = torch.isin(self.trace.sets.of(slim(table)), removed).all(1)
         return (~gone.expand(len(table))).nonzero()[:, 0]
 
+    def staying(self, layer: str, units: Iterable[int]) -> Tensor:
+        """Which of the channels that a layer makes stay when units are removed: [channels] of truth values."""
+        return ~torch.isin(self.layers[layer], torch.tensor(sorted(units)))
+
     def readings(self) -> Iterable[tuple[Reading, Tensor]]:
         """Each axis of a layer's weight, and the set of each of its places, [size]; FIXED where several sets stand there."""
         for reading in self.trace.read:

@@ -16,7 +16,7 @@ from workers.surgery.counting import LayerCount, layers, totals
 from workers.surgery.cut import cut
 from workers.surgery.importance import BY_DATA, over_costs, scores_of
 from workers.surgery.latency_search import TOLERANCE
-from workers.surgery.statistics import recalibrate
+from workers.surgery.statistics import moments, restore
 from workers.surgery.targets import by_cost, by_latency, by_ratio
 from workers.torch.exporting import export
 from workers.torch.lift import lift
@@ -31,7 +31,7 @@ def prune(model: TorchModel, params: PruneChannelsParams, ctx: PassContext, time
     Facts: `units` {removable, removed}, `layers` [{name, kind, channels, parameters, flops: {before, after}}], `parameters`,
     `flops` and `size_bytes` {before, after}, `held_back` [{place, why}], `latency` [{flops, latency, low, high}], the shares of
     each measurement, `latency_left`, that of the network that was taken, and `latency_met`, whether it is within the tolerance;
-    `recalibrated`, the batch norms whose statistics were estimated anew.
+    `recalibrated`, the layers and batch norms that were fitted to what they give on data, see `statistics.restore`.
 
     Raises:
         InvalidParams, IncompatibleRecipe, InvalidDataset, SignatureMismatch, InvalidModel: see `couple`, `scores_of`, `targets`.
@@ -79,9 +79,12 @@ def _pruned(
         removed += len(units)
         network = model.module
         assert isinstance(network, fx.GraphModule)
+        anew = bool(units) and params.recalibrate and _real(ctx)
+        given = moments(model, ctx, params.samples) if anew else {}
         cut(network, coupling, sorted(units))
-        if units and params.recalibrate and _real(ctx):
-            ctx.facts["recalibrated"] = recalibrate(model, ctx, params.samples)
+        if anew:
+            wanted = {name: one.of(coupling.staying(name, units)) for name, one in given.items()}
+            ctx.facts["recalibrated"] = restore(model, wanted, ctx, params.samples)
         if step < steps and not _free(model):
             model = TorchModel(lift(export(model)), model.inputs, model.outputs)
     ctx.facts["units"] = {"removable": removable, "removed": removed}
@@ -232,8 +235,8 @@ def _tell(before: _Costs, after: _Costs, params: PruneChannelsParams, ctx: PassC
         ctx.say(
             f"Latency on the target: {ctx.facts['latency_left']:.1%} of what it was, found in {len(tries)} measurements."
         )
-    if norms := ctx.facts.get("recalibrated"):
-        ctx.say(f"The statistics of {len(norms)} batch norms were estimated anew.")
+    if fitted := ctx.facts.get("recalibrated"):
+        ctx.say(f"{len(fitted)} layers and batch norms were fitted anew to what they give on data.")
     if units["removed"] == 0 and (params.target is not None or params.share > 0):
         ctx.warn("nothing was pruned: the layers are too narrow for so small a share, or for `round_to`")
 

@@ -1,60 +1,209 @@
-"""The running statistics of batch norms, estimated anew where the values that reach them are no longer those of the training.
+"""What layers give on data, as mean and deviation of each channel: as it was before channels were removed, and again after that.
 
-Removing channels changes the means and variances of all that is computed behind them, and a batch norm that scales by the old ones
-costs most of the accuracy that is lost (Li et al., EagleEye, 2020, section 3.3, https://arxiv.org/abs/2007.02491).
+Removing channels moves the means and variances of all that is computed behind them, and that costs most of the accuracy that is
+lost. Batch norms count theirs anew (Li et al., EagleEye, 2020, section 3.3, https://arxiv.org/abs/2007.02491). Other layers, as
+those into which exporters fold batch norms, get the weights and the bias by which their channels have the mean and the deviation
+that they had (Jordan et al., REPAIR, 2022, https://arxiv.org/abs/2211.08403, which does so for weights that were averaged).
 """
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from app.errors import InvalidDataset
 from workers.context import PassContext
 from workers.surgery.channels import STAGE
 from workers.surgery.drawing import drawn
+from workers.surgery.factoring import shared
+from workers.surgery.observing import channels_last
 from workers.torch.model import TorchModel
 from workers.training.rebatch import rebatched
 from workers.training.task import device_of
 
 BATCH = 64  # the variance between batches is lost: of few samples it is much
+LOUDEST = 10.0  # a channel is made at most so many times louder: one that hardly moves says nothing of how it should
+Layer = _ConvNd | nn.Linear
+Note = Callable[
+    [str, nn.Module, Tensor], Tensor | None
+]  # a layer's name, the layer, what it gave: what it gives instead
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of each channel that a layer gives, float64."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def of(self, kept: Tensor) -> "Moments":
+        """Those of some channels."""
+        return Moments(self.mean[kept], self.variance[kept])
+
+
+class _Given:
+    """Sums over the channels that a layer gives."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = self._squares = torch.zeros(())
+
+    def add(self, rows: Tensor) -> None:
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(0).cpu()
+        self._squares = self._squares + rows.square().sum(0).cpu()
+
+    @property
+    def moments(self) -> Moments:
+        mean = self._sum / self._count
+        return Moments(mean, (self._squares / self._count - mean.square()).clamp_min(0))
 
 
 @torch.no_grad()
-def recalibrate(model: TorchModel, ctx: PassContext, samples: int) -> list[str]:
-    """Give each batch norm the mean of the statistics of batches of `train`, at most `samples` samples. The norms' names.
+def moments(model: TorchModel, ctx: PassContext, samples: int) -> dict[str, Moments]:
+    """What layers give on at most `samples` samples of `train`: those that `restore` can change.
 
     Raises:
-        InvalidDataset, SignatureMismatch, InvalidModel: see `drawn` and `rebatched`; a sample holds NaN or infinity.
+        InvalidDataset, SignatureMismatch, InvalidModel: see `drawn` and `rebatched`; a layer gives NaN or infinity.
     """
-    names = [name for name, layer in model.module.named_modules() if _counts(layer)]
-    if not names or ctx.samples["train"].count < 2:
-        return []
+    given = {name: _Given() for name in _layers(model.module)}
+
+    def note(name: str, layer: nn.Module, value: Tensor) -> None:
+        rows = channels_last(value, layer)
+        _check(name, rows)
+        given[name].add(rows)
+
+    _run(model, ctx, samples, dict.fromkeys(given, note), "noting what layers give")
+    return {name: one.moments for name, one in given.items()}
+
+
+@torch.no_grad()
+def restore(model: TorchModel, wanted: Mapping[str, Moments], ctx: PassContext, samples: int) -> list[str]:
+    """Give layers the moments that are wanted of them, and batch norms statistics of their own, in place. The names of all of them.
+
+    Each layer is changed behind others that were changed already. A layer without a norm or a bias stays as it is.
+
+    Raises:
+        InvalidDataset, SignatureMismatch, InvalidModel: as `moments`.
+    """
+    given = {name: _Given() for name in wanted}
+
+    def change(name: str, layer: nn.Module, value: Tensor) -> Tensor:
+        rows = channels_last(value, layer)
+        _check(name, rows)
+        given[name].add(rows)
+        batch = _Given()
+        batch.add(rows)
+        scale, shift = _change(batch.moments, wanted[name])
+        return value * _lying(scale, layer, value) + _lying(shift, layer, value)
+
+    twin = _run(
+        model, ctx, samples, dict.fromkeys(wanted, change), "restoring what layers give", count_anew=True
+    )
+    norms = _norms(twin)
+    for name in norms:
+        for key in ("running_mean", "running_var"):
+            found = getattr(twin.get_submodule(name), key)
+            _check(name, found)
+            getattr(model.module.get_submodule(name), key).copy_(found)
+    for name in wanted:
+        layer: Any = model.module.get_submodule(name)
+        scale, shift = (one.to(layer.weight) for one in _change(given[name].moments, wanted[name]))
+        layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+        layer.bias.copy_(layer.bias * scale + shift)
+    return [*norms, *wanted]
+
+
+def _change(given: Moments, wanted: Moments) -> tuple[Tensor, Tensor]:
+    """What to multiply a channel by, and then to add to it."""
+    least = wanted.variance / LOUDEST**2
+    scale = (wanted.variance / given.variance.maximum(least)).sqrt()
+    scale = torch.where(wanted.variance > 0, scale, torch.ones_like(scale))
+    return scale, wanted.mean - given.mean * scale
+
+
+def _lying(values: Tensor, layer: nn.Module, beside: Tensor) -> Tensor:
+    """A number for each channel, as a layer's values lie."""
+    axes = 0 if isinstance(layer, nn.Linear) else layer.weight.dim() - 2  # type: ignore[operator]
+    return values.to(beside).reshape(-1, *[1] * axes)
+
+
+def _layers(network: nn.Module) -> list[str]:
+    """Layers that can be changed: called once, with a bias, their weights their own, something else than a batch norm behind them."""
+    assert isinstance(network, fx.GraphModule)
+    calls: dict[str, list[fx.Node]] = {}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    taken = shared(network)
+    found = []
+    for name, nodes in calls.items():
+        layer = network.get_submodule(name)
+        if not isinstance(layer, Layer) or getattr(layer, "transposed", False) or layer.bias is None:
+            continue
+        if (
+            len(nodes) == 1
+            and name not in taken
+            and not all(_is_norm(network, one) for one in nodes[0].users)
+        ):
+            found.append(name)
+    return found
+
+
+def _is_norm(network: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), _BatchNorm)
+
+
+def _norms(network: nn.Module) -> list[str]:
+    """Batch norms that keep statistics."""
+    return [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    ]
+
+
+def _run(
+    model: TorchModel,
+    ctx: PassContext,
+    samples: int,
+    notes: Mapping[str, Note],
+    doing: str,
+    *,
+    count_anew: bool = False,
+) -> nn.Module:
+    """Run a copy, which is returned, with a hook on layers; `count_anew`: its batch norms count each batch the same."""
     device = device_of(ctx.device)
     twin = rebatched(TorchModel(copy.deepcopy(model.module), model.inputs, model.outputs))
-    norms = {name: twin.module.get_submodule(name) for name in names}
     twin.module.to(device)
-    for norm in norms.values():
-        assert isinstance(norm, _BatchNorm)
-        norm.reset_running_stats()
-        norm.momentum = None  # each batch counts the same
-        norm.train()
-    for batch in drawn(twin.inputs, ctx, BATCH, samples, device, "estimating statistics of batch norms anew"):
+    if count_anew:
+        for norm in map(twin.module.get_submodule, _norms(twin.module)):
+            assert isinstance(norm, _BatchNorm)
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+    for name, note in notes.items():
+        layer = twin.module.get_submodule(name)
+        layer.register_forward_hook(
+            lambda layer, taken, given, name=name, note=note: note(name, layer, given)
+        )
+    for batch in drawn(twin.inputs, ctx, BATCH, samples, device, doing):
         twin.module(*batch.inputs)
-    for name, norm in norms.items():
-        for key in ("running_mean", "running_var"):
-            found = getattr(norm, key)
-            if not bool(torch.isfinite(found).all()):
-                raise InvalidDataset(
-                    f"the batch norm {name} gets NaN or infinity on the training data",
-                    stage=STAGE,
-                    node=name,
-                    param="inputs.train",
-                    hint="remove samples with NaN or infinity, or look for a fault in their preprocessing",
-                )
-            getattr(model.module.get_submodule(name), key).copy_(found)
-    return names
+    return twin.module
 
 
-def _counts(layer: torch.nn.Module) -> bool:
-    return isinstance(layer, _BatchNorm) and layer.running_mean is not None
+def _check(name: str, values: Tensor) -> None:
+    """Raises InvalidDataset where numbers are none."""
+    if not bool(torch.isfinite(values).all()):
+        raise InvalidDataset(
+            f"{name} gets or gives NaN or infinity on the training data",
+            stage=STAGE,
+            node=name,
+            param="inputs.train",
+            hint="remove samples with NaN or infinity, or look for a fault in their preprocessing",
+        )

@@ -27,6 +27,7 @@ class PruneChannelsParams(Params):
     1990, with the Fisher information for the diagonal of the Hessian as Theis et al., 2018, have it, for `hessian`
     (https://arxiv.org/abs/1801.05787); Aflalo et al., Knapsack Pruning with Inner Distillation, 2020, for what units save
     (https://arxiv.org/abs/2002.08258); Li et al., EagleEye, 2020, for statistics of batch norms (https://arxiv.org/abs/2007.02491);
+    Jordan et al., REPAIR, 2022, for those of other layers (https://arxiv.org/abs/2211.08403);
     Fang et al., DepGraph, 2023, for channels that depend on one another (https://arxiv.org/abs/2301.12900).
     """
 
@@ -87,13 +88,14 @@ class PruneChannelsParams(Params):
         default=256,
         ge=1,
         le=10_000_000,
-        description="Samples of `train` that importance, and statistics of batch norms, are estimated on, at most.",
+        description="Samples of `train` that importance, and what layers give, are estimated on, at most.",
     )
     recalibrate: bool = Field(
         default=True,
-        description="Estimate the statistics of batch norms anew after each cut, where there are `train` data; labels are not needed. "
-        "Without training afterwards that gives back most of the accuracy: of 90% a residual network with half of its operations kept "
-        "66% without and 84% with it. Exporters to ONNX fold batch norms, so networks from there have none.",
+        description="Fit layers anew after each cut to what they give, where there are `train` data; labels are not needed. Batch norms "
+        "count new statistics; other layers with a bias get back the mean and the deviation of each channel. Without training "
+        "afterwards that gives back most of the accuracy: of 99% a small network for digits with 0.6 of its operations kept 44 to 77% "
+        "without and 92 to 95% with it.",
     )
     batch_size: int = Field(
         default=4,

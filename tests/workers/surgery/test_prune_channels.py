@@ -144,26 +144,6 @@ def test_training_wins_back_what_pruning_cost(small: nn.Module, prune: Run):
     assert after > accuracy(small, data.held) - 0.03
 
 
-@pytest.mark.parametrize("importance", ["magnitude-l2", "taylor"])
-def test_statistics_that_are_estimated_anew_give_back_accuracy(importance: str, small: nn.Module, prune: Run):
-    data, found = digits(), {}
-    for anew in (True, False):
-        handle, context = prune(
-            small,
-            data.train,
-            labels=False,
-            importance=importance,
-            target="flops",
-            to=0.6,
-            steps=2,
-            recalibrate=anew,
-        )
-        found[anew] = accuracy(opened(handle).module, data.held)
-        assert len(context.facts.get("recalibrated", [])) == (3 if anew else 0)
-
-    assert found[True] > found[False] + 0.1
-
-
 def test_a_ratio_is_of_all_units_or_of_each_layer(small: nn.Module, prune: Run):
     _, over_all = prune(small, digits().train, ratio=0.25)
     _, of_each = prune(
@@ -373,10 +353,10 @@ def test_names_the_samples_whose_loss_is_not_a_number(prune: Run, small: nn.Modu
         prune(small, broken, importance="hessian", samples=64)
 
 
-def test_names_the_norm_that_gets_no_number(prune: Run, small: nn.Module):
+def test_names_the_layer_that_gives_no_number(prune: Run, small: nn.Module):
     broken = copy.deepcopy(digits().train.first(64))
     broken.inputs["images"][7] = np.nan
-    with pytest.raises(InvalidDataset, match=r"the batch norm features\.0\.1 gets NaN"):
+    with pytest.raises(InvalidDataset, match="head gets or gives NaN"):
         prune(small, broken, ratio=0.3)
 
 
