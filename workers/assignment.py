@@ -30,6 +30,7 @@ class SubjectFiles(BaseModel):
     license: str | None = None  # as the uploader said it
     structure: dict[str, Any] | None = None  # its layers as inspected, where the job gives advice
     name: str
+    structure: dict[str, Any] = {}  # its layers, of an uploaded model that is profiled
 
     def handle(self) -> ModelHandle:
         """The model, to be opened."""

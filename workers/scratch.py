@@ -167,8 +167,10 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         structure: dict[str, Any] | None = None
         licence = described.get("license")
         found = artifact.tree_digest
+        structure: dict[str, Any] = {}
     else:
         model = _row(session, Model, job.project_id, id_)
+        structure = (model.structure or {}) if job.kind == "profile" else {}
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
         structure = model.structure if job.kind == "profile" and id_ == job.subject else None
         declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
@@ -186,6 +188,7 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         license=licence,
         structure=structure,
         name=name,
+        structure=structure,
     )
 
 

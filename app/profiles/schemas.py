@@ -56,7 +56,8 @@ class Peaks(_Part):
         None, description="Of the fastest small copy, which stays in a cache."
     )
     cached_bytes: int | None = Field(
-        None, description="Up to which size, both sides together, copies were clearly faster than the large one."
+        None,
+        description="Up to which size, both sides together, copies were clearly faster than the large one.",
     )
     overhead_ms: float = Field(description="What calling one small operator costs.")
     threads: int

@@ -80,6 +80,19 @@ def test_where_the_time_of_a_model_goes(service: Service, convolutions: str, tmp
     assert found.gap is not None or abs(found.layers_ms / found.latency["p50_ms"] - 1) <= 0.1
     assert job["result"]["profile"]["slowest"][0]["mean_ms"] == max(layer.mean_ms for layer in found.layers)
 
+    assert [piece.number for piece in found.advice] == list(range(1, len(found.advice) + 1))
+    assert "depthwise-separable" in {piece.rule for piece in found.advice}
+    follow_up = next(piece for piece in found.advice if piece.request is not None)
+    followed = service.client.wait(
+        service.client.submit(
+            {**follow_up.request, "advice": {"job": job["id"], "number": follow_up.number}}
+        )["id"]
+    )
+    assert followed["status"] == "succeeded", followed["problem"]
+    told = followed["result"]["advice"]
+    assert told["predicted"] == follow_up.gain.model_dump() if follow_up.gain else told["predicted"] is None
+    assert told["measured"]["low"] <= told["measured"]["value"] <= told["measured"]["high"]
+
     artifacts = {one["filename"]: one for one in service.client.job_artifacts(job["id"])}
     assert {"report.html", "report.md", "report.json"} <= set(artifacts)
     trace = service.client.download(job["result"]["artifacts"]["trace-chrome"], tmp_path / "trace.json")

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.catalog.spec import ModelFacts
 from app.jobs.looking import ProfileSettings
 from app.jobs.subjects import ENGINE
 from app.profiles.schemas import Layer, Peaks, Profile
 from workers import runtimes
-from workers.assignment import JobAssignment
+from workers.assignment import JobAssignment, SubjectFiles
 from workers.bundle.package import artifact, dataset_roles, lineage_of, report_artifacts, stem, versions_of
 from workers.context import Feeds
 from workers.looking import Seen, engine_of, feeds_of, written
@@ -20,6 +21,8 @@ from workers.measure.launched import EngineUnderTest, Launched
 from workers.measure.single import time_alone
 from workers.memory import StepMemory
 from workers.model_handle import ModelHandle
+from workers.offered import offered, without_absent
+from workers.profiling.advising import Case, advise
 from workers.profiling.costs import priced, read_if_possible
 from workers.profiling.launch import RECORDED
 from workers.profiling.onnxruntime_profile import engine_graph
@@ -28,6 +31,7 @@ from workers.profiling.peaks import peaks_of
 from workers.profiling.profilers import registry
 from workers.profiling.recorded import Instrumenting, Recorded, Row, read_recorded
 from workers.profiling.roofline import above_peak, explained
+from workers.profiling.varied import MOST_MS, Times, by_batch, by_threads
 from workers.reporting.document import document
 from workers.runtimes.base import Engine
 from workers.steps import Steps, Supervisor
@@ -53,6 +57,8 @@ class Looked:
     timed: dict[str, Any]  # see `time_alone`
     recorded: Recorded
     peaks: Peaks | None
+    threads: Times  # latencies with other numbers of them
+    batches: Times
 
 
 def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]:
@@ -67,6 +73,8 @@ def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]
     settings = ProfileSettings.model_validate(assignment.asked)
     looked = look(attempt, settings)
     found = profile_of(attempt, looked)
+    if settings.advise:
+        found.advice = advise(_case(attempt, looked, found))
     result = {"profile": summary(found), "warnings": attempt.warnings}
     return {
         "result": result,
@@ -99,12 +107,58 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
         recorded = attempt.steps.fresh(
             "profiling", lambda: record(profiled, folder, timed["pinned_cpus"], settings.seconds)
         )
-        peaks = (
-            attempt.steps.fresh("peaks", lambda: _peaks(attempt, seen, folder, timed, recorded))
-            if settings.advise
-            else None
-        )
-    return Looked(seen, feeds, batch, timed, recorded, peaks)
+        peaks: Peaks | None = None
+        threads: Times = {}
+        batches: Times = {}
+        now_ms = timed["latency"]["p50_ms"]
+        if settings.advise:
+            peaks = attempt.steps.fresh("peaks", lambda: _peaks(attempt, seen, folder, timed, recorded))
+        if settings.advise and now_ms < MOST_MS:
+            threads, batches = attempt.steps.fresh(
+                "varying",
+                lambda: (
+                    by_threads(attempt, seen, folder / "feeds.npz", folder / "threads", batch),
+                    by_batch(attempt, seen, now_ms, folder / "batches", batch),
+                ),
+            )
+    return Looked(seen, feeds, batch, timed, recorded, peaks, threads, batches)
+
+
+def _case(attempt: "Attempt", looked: Looked, found: Profile) -> Case:
+    """What rules may look at."""
+    assignment = attempt.assignment
+    subject = assignment.subject
+    built = subject.format == ENGINE
+    roles = {
+        role: id_ for step in assignment.recipe["passes"] for role, id_ in step.get("inputs", {}).items()
+    }
+    return Case(
+        profile=found,
+        model=None if built else facts_of(subject),
+        structure={layer["name"]: layer for layer in subject.structure.get("layers", ())},
+        recipe=assignment.recipe["passes"],
+        engine=looked.seen.engine.facts,
+        data={**roles, **assignment.inputs},
+        offered=frozenset(without_absent(offered())),
+        threads=looked.threads,
+        batches=looked.batches,
+    )
+
+
+def facts_of(subject: SubjectFiles) -> ModelFacts:
+    """What validation and presets know of a model, as the service has it (`Subject.model_facts`)."""
+    facts = subject.facts
+    return ModelFacts(
+        format=subject.format,
+        precision=facts["precision"],
+        operators=facts["operators"],
+        size_bytes=facts["size_bytes"],
+        inputs=tuple(subject.signature["inputs"]),
+        outputs=tuple(subject.signature["outputs"]),
+        control_flow=facts.get("control_flow", {}),
+        conversions=facts.get("conversions", {}),
+        coverage=facts.get("coverage", {}),
+    )
 
 
 def _peaks(
