@@ -8,7 +8,8 @@ layers begins there: towards fewer channels on the slow side, towards more on th
 Latency need not fall with FLOPs for that: between a network that is too slow and one that is fast enough there is a turn on every path.
 
 Times are noisy. A network is measured again while the interval of its time holds an edge of what counts as within the
-tolerance, so that luck neither takes nor refuses it; its time is then that of all its measurements.
+tolerance, so that luck neither takes nor refuses it; its time is then that of all its measurements. Where that does not
+decide it, it is only taken if nothing better is found.
 """
 
 from bisect import bisect_left
@@ -23,7 +24,7 @@ from app.measurements.compare import Interval
 from workers.surgery.choice import Choice
 
 TOLERANCE = 0.05
-MOST_MEASUREMENTS = 24  # each is a build, and launches of both networks
+MOST_MEASUREMENTS = 30  # each is a build, and launches of both networks
 REPEATS, CONFIRMED = 4, 2  # measurements of one network: at most, and at least of one that is taken
 INWARDS = 0.2  # of a stretch between a slow and a fast network, which gets shorter by so much of its FLOPs, and half of it in places
 POWERS = 0.25, 2.0  # of FLOPs that latency is taken for
@@ -197,7 +198,7 @@ class Search:
             self._measure(one)
             while self._left > 0 and len(one.seen) < REPEATS and self._undecided(one):
                 self._measure(one)
-            if self._near(one):
+            if self._near(one) and not self._undecided(one):
                 self._found = one
         return one
 
@@ -221,5 +222,7 @@ class Search:
         measured = sorted(self._networks.values(), key=lambda one: one.share.value)
         fast = [one for one in measured if one.share.value <= self._share]
         slow = [one for one in measured if one.share.value > self._share]
-        best = self._found or (fast[-1] if fast else slow[0])
+        near = [one for one in measured if self._near(one)]
+        nearest = min(near, key=lambda one: abs(log(one.share.value / self._share)), default=None)
+        best = self._found or nearest or (fast[-1] if fast else slow[0])
         return Found(best, self._near(best), next((one for one in slow if one is not best), None))
