@@ -28,7 +28,6 @@ class SubjectFiles(BaseModel):
     facts: dict[str, Any]
     declared: dict[str, Any] = {}  # what the uploader said of it, as far as its format needs that
     license: str | None = None  # as the uploader said it
-    structure: dict[str, Any] | None = None  # its layers as inspected, where the job gives advice
     name: str
     structure: dict[str, Any] = {}  # its layers, of an uploaded model that is profiled
 

@@ -164,7 +164,6 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
             described["facts"],
         )
         declared: dict[str, Any] = {}
-        structure: dict[str, Any] | None = None
         licence = described.get("license")
         found = artifact.tree_digest
         structure: dict[str, Any] = {}
@@ -172,7 +171,6 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         model = _row(session, Model, job.project_id, id_)
         structure = (model.structure or {}) if job.kind == "profile" else {}
         name, format_, signature, facts = model.name, model.format, model.signature or {}, model.facts or {}
-        structure = model.structure if job.kind == "profile" and id_ == job.subject else None
         declared = {key: value for key, value in model.declared.items() if key in FORMATS[format_].declares}
         licence = model.declared.get("license")
         found = model.digest
@@ -186,7 +184,6 @@ def _network(session: Session, job: Job, id_: str, root: Path, digest: str | Non
         facts=facts,
         declared=declared,
         license=licence,
-        structure=structure,
         name=name,
         structure=structure,
     )
