@@ -28,6 +28,7 @@ class Ratio:
 
 SAME = Ratio(1.0, 1.0)
 NONE = Ratio(0.0, 0.0)
+AROUND = 1.05  # what layers that stay gain or lose by their new neighbours, of the whole time
 MOST = 1000.0  # times faster, beyond which a number says nothing
 Bound = Callable[[Ratio], float]
 
@@ -48,8 +49,8 @@ def gain_of(profile: Profile, changed: Mapping[int, Ratio], added: Ratio = NONE)
 
     return Gain(
         value=_over(left(lambda ratio: ratio.middle)),
-        low=_over(left(lambda ratio: ratio.high)),
-        high=_over(left(lambda ratio: ratio.low)),
+        low=_over(left(lambda ratio: ratio.high)) / AROUND,
+        high=_over(left(lambda ratio: ratio.low)) * AROUND,
     )
 
 

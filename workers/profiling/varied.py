@@ -25,8 +25,9 @@ def by_threads(attempt: "Attempt", seen: Seen, feeds: Path, folder: Path, batch:
     if "threads" not in type(seen.params).model_fields or seen.runtime.name.startswith("torch-inductor"):
         return {}
     most = usable_processors()
+    own = int(seen.under_test.params["threads"] or most)
     found: Times = {}
-    for count in sorted({1, max(most // 2, 1), most}):
+    for count in sorted({1, max(most // 2, 1), most, own}):
         params = seen.params.model_copy(update={"threads": count})
         looked = Seen(seen.runtime, params, seen.engine, seen.source, seen.manifest)
         found[count] = _look(attempt, looked, feeds, folder / f"threads-{count}", batch)

@@ -17,11 +17,12 @@ BLOCK = 16  # channels that kernels on processors with AVX-512 and on tensor cor
 RAGGED = 4  # ONNX Runtime's layout in blocks takes inputs of multiples of this
 
 # measured: see `docs/decisions/profiling.md`
-DEPTHWISE = Ratio(0.2, 0.8)  # the share of its floor's rate that a depthwise convolution reaches
-RAGGED_DEPTHWISE = Ratio(0.08, 0.8)
-POINTWISE = Ratio(0.7, 1.15)
+DEPTHWISE = Ratio(0.2, 1.0)  # the share of its floor's rate that a depthwise convolution reaches
+RAGGED_DEPTHWISE = Ratio(0.08, 1.0)
+POINTWISE = Ratio(0.65, 1.25)
 BLOCKED = 1.1  # times its floor's rate, that a convolution reaches in ONNX Runtime's layout in blocks
 PRUNED_DENSE = Ratio(0.92, 1.3)  # new time over the share of operations that is left
+ROUNDED_DOWN = 0.85  # of the operations that were asked for, left where few channels are rounded to blocks
 PRUNED_OTHER = Ratio(0.5, 1.0)  # new time over the time before
 TRAIN = "Accuracy falls until the network is trained again: put `distill` or `finetune` with training data behind it."
 
@@ -71,7 +72,7 @@ def prune_channels(case: Case) -> Iterator[Finding]:
     units = [entry["savings"].get("prune-channels", {}).get("units") for entry in case.structure.values()]
     if case.precision != "fp32" or case.share(heavy) < HEAVY or (units and set(units) == {0}):
         return
-    ratios = {place: _pruned(kind) for place, kind in enumerate(case.kinds)}
+    ratios = {place: _pruned(case, place, kind) for place, kind in enumerate(case.kinds)}
     gain = gain_of(case.profile, ratios)
     if not noticeable(gain):
         return
@@ -101,7 +102,7 @@ def round_channels(case: Case) -> Iterator[Finding]:
         for count in (case.kinds[place].channels_in, case.kinds[place].channels_out)
         if count
     )
-    gain = gain_of(case.profile, {place: _blocked(case.layers[place]) for place in odd})
+    gain = gain_of(case.profile, {place: _blocked(case.layers[place], 1 - cut) for place in odd})
     if not noticeable(gain):
         return
     yield Finding(
@@ -141,9 +142,10 @@ def ragged(case: Case, kind: LayerKind) -> bool:
     return any(count is not None and count % RAGGED for count in (kind.channels_in, kind.channels_out))
 
 
-def _blocked(layer: Layer) -> Ratio:
+def _blocked(layer: Layer, left: float) -> Ratio:
+    """Of a convolution that gets the layout, with a share of its operations left, at best."""
     least = (layer.floor_ms or layer.mean_ms) / BLOCKED / layer.mean_ms if layer.mean_ms else 1.0
-    return Ratio(min(max(least, 0.1), 1.0), 1.0)
+    return Ratio(left * min(max(least, 0.1), 1.0), 1.0)
 
 
 def _separated(case: Case, place: int, kind: LayerKind, peaks: Peaks) -> Ratio | None:
@@ -174,7 +176,10 @@ def _separated(case: Case, place: int, kind: LayerKind, peaks: Peaks) -> Ratio |
     return Ratio(best / layer.mean_ms, worst / layer.mean_ms)
 
 
-def _pruned(kind: LayerKind) -> Ratio:
-    if kind.dense or kind.kind == "attention":
-        return Ratio(PRUNED_DENSE.low * PRUNED_TO, PRUNED_DENSE.high * PRUNED_TO)
-    return PRUNED_OTHER
+def _pruned(case: Case, place: int, kind: LayerKind) -> Ratio:
+    if not kind.dense and kind.kind != "attention":
+        return PRUNED_OTHER
+    low, high = PRUNED_DENSE.low * PRUNED_TO, PRUNED_DENSE.high * PRUNED_TO
+    if ragged(case, kind):  # blocks of channels are rounded down, and get the layout for blocks besides
+        low = _blocked(case.layers[place], ROUNDED_DOWN * low).low
+    return Ratio(low, high)
