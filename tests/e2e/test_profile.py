@@ -80,6 +80,29 @@ def test_where_the_time_of_a_model_goes(service: Service, convolutions: str, tmp
     assert found.gap is not None or abs(found.layers_ms / found.latency["p50_ms"] - 1) <= 0.1
     assert job["result"]["profile"]["slowest"][0]["mean_ms"] == max(layer.mean_ms for layer in found.layers)
 
+    artifacts = {one["filename"]: one for one in service.client.job_artifacts(job["id"])}
+    assert {"report.html", "report.md", "report.json"} <= set(artifacts)
+    trace = service.client.download(job["result"]["artifacts"]["trace-chrome"], tmp_path / "trace.json")
+    assert json.loads(trace.read_text())
+
+
+def test_a_slower_layer_is_named_where_two_profiles_are_compared(
+    service: Service, convolutions: str, tmp_path: Path
+) -> None:
+    engine = service.optimize(convolutions, [])["result"]["artifacts"]["engine"]
+    slower = service.model(network(tmp_path / "slower.onnx", [3, 3, 7, 3]))
+    plain = {"seconds": 1.0, "advise": False}
+    before, after = run(service, engine, profile=plain), run(service, slower, targets=[TARGET], profile=plain)
+    assert before["targets"][0]["params"]["threads"] == 1
+    named = explaining(changes(read(service, before), read(service, after)))
+    assert "conv2" in named[0].layers
+    assert named[0].what == "slower"
+
+
+@pytest.mark.slow
+def test_advice_is_followed_by_its_number(service: Service, convolutions: str) -> None:
+    job = run(service, convolutions, targets=[TARGET])
+    found = read(service, job)
     assert [piece.number for piece in found.advice] == list(range(1, len(found.advice) + 1))
     assert "depthwise-separable" in {piece.rule for piece in found.advice}
     follow_up = next(piece for piece in found.advice if piece.request is not None)
@@ -92,20 +115,3 @@ def test_where_the_time_of_a_model_goes(service: Service, convolutions: str, tmp
     told = followed["result"]["advice"]
     assert told["predicted"] == follow_up.gain.model_dump() if follow_up.gain else told["predicted"] is None
     assert told["measured"]["low"] <= told["measured"]["value"] <= told["measured"]["high"]
-
-    artifacts = {one["filename"]: one for one in service.client.job_artifacts(job["id"])}
-    assert {"report.html", "report.md", "report.json"} <= set(artifacts)
-    trace = service.client.download(job["result"]["artifacts"]["trace-chrome"], tmp_path / "trace.json")
-    assert json.loads(trace.read_text())
-
-
-def test_a_slower_layer_is_named_where_two_profiles_are_compared(
-    service: Service, convolutions: str, tmp_path: Path
-) -> None:
-    engine = service.optimize(convolutions, [])["result"]["artifacts"]["engine"]
-    slower = service.model(network(tmp_path / "slower.onnx", [3, 3, 7, 3]))
-    before, after = run(service, engine), run(service, slower, targets=[TARGET])
-    assert before["targets"][0]["params"]["threads"] == 1
-    named = explaining(changes(read(service, before), read(service, after)))
-    assert "conv2" in named[0].layers
-    assert named[0].what == "slower"

@@ -1,7 +1,7 @@
 """One attempt of a `profile` job: the engine, its latency without a profiler, its profile, and what that says."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.catalog.spec import ModelFacts
 from app.jobs.looking import ProfileSettings
 from app.jobs.subjects import ENGINE
-from app.profiles.schemas import Layer, Peaks, Profile
+from app.profiles.schemas import Peaks, Profile
 from workers import runtimes
 from workers.assignment import JobAssignment, SubjectFiles
 from workers.bundle.package import artifact, dataset_roles, lineage_of, report_artifacts, stem, versions_of
@@ -29,7 +29,7 @@ from workers.profiling.onnxruntime_profile import engine_graph
 from workers.profiling.origin import layers_by_row, layers_of, with_sources
 from workers.profiling.peaks import peaks_of
 from workers.profiling.profilers import registry
-from workers.profiling.recorded import Instrumenting, Recorded, Row, read_recorded
+from workers.profiling.recorded import Instrumenting, Made, Recorded, Row, as_layers, read_recorded
 from workers.profiling.roofline import above_peak, explained
 from workers.profiling.varied import MOST_MS, Times, by_batch, by_threads
 from workers.reporting.document import document
@@ -71,14 +71,22 @@ def profile(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]
 
     attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))
     settings = ProfileSettings.model_validate(assignment.asked)
-    looked = look(attempt, settings)
-    found = profile_of(attempt, looked)
+    looked = None
+    if settings.of == "training":
+        from workers.profiling.training_job import profile_last_pass
+
+        made = profile_last_pass(attempt, settings)
+    else:
+        looked = look(attempt, settings)
+        made = Made(profile_of(attempt, looked), looked.recorded.traces, {"engine": looked.timed["runs_ns"]})
     if settings.advise:
-        found.advice = advise(_case(attempt, looked, found))
-    result = {"profile": summary(found), "warnings": attempt.warnings}
+        made.profile.advice = advise(_case(attempt, made.profile, looked))
+    traces = [trace for trace in made.traces if trace.kind == "runtime" or trace.kind in settings.traces]
+    made = replace(made, traces=traces)
+    result = {"profile": summary(made.profile), "warnings": attempt.warnings}
     return {
         "result": result,
-        "artifacts": attempt.steps.fresh("packaging", lambda: artifacts(attempt, looked, found, result)),
+        "artifacts": attempt.steps.fresh("packaging", lambda: artifacts(attempt, made, result)),
         "measurements": [],
     }
 
@@ -124,8 +132,8 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
     return Looked(seen, feeds, batch, timed, recorded, peaks, threads, batches)
 
 
-def _case(attempt: "Attempt", looked: Looked, found: Profile) -> Case:
-    """What rules may look at."""
+def _case(attempt: "Attempt", found: Profile, looked: Looked | None) -> Case:
+    """What rules may look at; of a training there is no engine."""
     assignment = attempt.assignment
     subject = assignment.subject
     built = subject.format == ENGINE
@@ -137,11 +145,11 @@ def _case(attempt: "Attempt", looked: Looked, found: Profile) -> Case:
         model=None if built else facts_of(subject),
         structure={layer["name"]: layer for layer in subject.structure.get("layers", ())},
         recipe=assignment.recipe["passes"],
-        engine=looked.seen.engine.facts,
+        engine=looked.seen.engine.facts if looked else {},
         data={**roles, **assignment.inputs},
         offered=frozenset(without_absent(offered())),
-        threads=looked.threads,
-        batches=looked.batches,
+        threads=looked.threads if looked else {},
+        batches=looked.batches if looked else {},
     )
 
 
@@ -201,22 +209,7 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
     rows, costs = priced(_sourced(seen.engine, source, recorded.rows), model)
     known = layers_of(source, original) if source and original else {}
     total = sum(row.mean_ms for row in rows)
-    layers = [
-        Layer(
-            name=row.name,
-            operator=row.operator,
-            layers=layers,
-            calls=row.calls,
-            mean_ms=row.mean_ms,
-            share=row.mean_ms / total if total else 0.0,
-            precision=row.precision,
-            place=row.place,
-            output=list(row.output) if row.output is not None else None,
-            flops=row.flops,
-            moved_bytes=row.moved_bytes,
-        )
-        for row, layers in zip(rows, layers_by_row(rows, known), strict=True)
-    ]
+    layers = as_layers(rows, layers_by_row(rows, known))
     if looked.peaks is not None:
         layers = explained(layers, costs, looked.peaks)
         if (told := above_peak(layers)) is not None:
@@ -301,14 +294,14 @@ def summary(found: Profile) -> dict[str, Any]:
     return {**{name: said[name] for name in kept}, "layers": len(found.layers), "slowest": slowest}
 
 
-def artifacts(
-    attempt: "Attempt", looked: Looked, found: Profile, result: dict[str, Any]
-) -> list[dict[str, Any]]:
+def artifacts(attempt: "Attempt", found: Made, result: dict[str, Any]) -> list[dict[str, Any]]:
     """The profile, the report of it, and the traces that viewers open."""
-    assignment = attempt.assignment
+    assignment, profile = attempt.assignment, found.profile
     name, lineage = stem(assignment), lineage_of(assignment)
-    path = written(assignment.scratch / f"{name}-profile.json", found.model_dump(mode="json", by_alias=True))
-    said = {"schema": found.schema_}
+    path = written(
+        assignment.scratch / f"{name}-profile.json", profile.model_dump(mode="json", by_alias=True)
+    )
+    said = {"schema": profile.schema_}
     made = [artifact("profile", path, MEDIA_JSON, said, lineage)]
     report = document(
         assignment,
@@ -316,13 +309,13 @@ def artifacts(
         datasets=dataset_roles(assignment),
         result=result,
         steps=attempt.steps.outcomes,
-        runs_ns={"engine": looked.timed["runs_ns"]},
-        profile=found,
-        machine=found.machine,
-        versions=versions_of(found.versions),
+        runs_ns=found.runs_ns,
+        profile=profile,
+        machine=profile.machine,
+        versions=versions_of(profile.versions),
     )
     made += report_artifacts(assignment, report, lineage, None)
-    for trace in looked.recorded.traces:
+    for trace in found.traces:
         entry = artifact("trace", trace.path, trace.media_type, {"schema": 1, "trace": trace.kind}, lineage)
         made.append({**entry, "role": f"trace-{trace.kind}"})
     return made

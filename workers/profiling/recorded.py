@@ -1,12 +1,13 @@
 """What a runtime's profiler saw, before anybody says what it means."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from app.catalog.spec import Params
+from app.profiles.schemas import Layer, Profile
 from workers.model_handle import ModelHandle
 from workers.runtimes.base import Engine, Feeds
 
@@ -63,6 +64,36 @@ class Recorded:
     notes: list[str] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     memory: list[dict[str, Any]] = field(default_factory=list)  # {operator, bytes}, the largest first
+
+
+@dataclass(frozen=True)
+class Made:
+    """A profile, the files beside it, and the timed runs that the report draws, by side (`measure.latency`)."""
+
+    profile: Profile
+    traces: list[Trace]
+    runs_ns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_layers(rows: Sequence[Row], names: Sequence[Sequence[str]]) -> list[Layer]:
+    """Rows as a profile has them. `names` are for each row the layers of the model that was uploaded."""
+    total = sum(row.mean_ms for row in rows)
+    return [
+        Layer(
+            name=row.name,
+            operator=row.operator,
+            layers=list(layers),
+            calls=row.calls,
+            mean_ms=row.mean_ms,
+            share=row.mean_ms / total if total else 0.0,
+            precision=row.precision,
+            place=row.place,
+            output=list(row.output) if row.output is not None else None,
+            flops=row.flops,
+            moved_bytes=row.moved_bytes,
+        )
+        for row, layers in zip(rows, names, strict=True)
+    ]
 
 
 def read_recorded(path: Path) -> Recorded:

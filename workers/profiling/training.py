@@ -48,6 +48,15 @@ class Enough(Exception):
     """What was to be seen of the training was seen."""
 
 
+@dataclass(frozen=True)
+class ProfiledTraining:
+    """The phases of a step, steps as they are in milliseconds, and what was recorded of others: `run_ms` are those."""
+
+    phases: list[Phase]
+    step_ms: list[float]
+    recorded: Recorded
+
+
 @dataclass
 class StepRecorder:
     """See `training.phases.Phases`: times the phases of steps, then records steps, then ends the training by `Enough`.
@@ -147,7 +156,7 @@ class StepRecorder:
 
 def profile_training(
     name: str, model: ModelHandle, params: Params, ctx: PassContext, plan: Plan, out: Path
-) -> tuple[list[Phase], Recorded]:
+) -> ProfiledTraining:
     """Begin the training of a pass, as the pass does; profile some of its steps in this process; traces go into `out`.
 
     `plan` counts steps. What was trained is thrown away. Validation data are not looked at.
@@ -174,21 +183,19 @@ def profile_training(
     raise RuntimeError(f"the pass {name} ended before its steps were profiled")
 
 
-def _told(seen: StepRecorder, params: TrainingParams, out: Path) -> tuple[list[Phase], Recorded]:
+def _told(seen: StepRecorder, params: TrainingParams, out: Path) -> ProfiledTraining:
     for_times, with_details = seen.recorded
-    phases = _phases(seen)
-    rows, stacks = rows_of_steps(
-        runs_of(for_times), seen.sites, seen.shapes.found, phases, on_device=seen.device != "cpu"
-    )
+    phases, steps = _phases(seen), runs_of(for_times)
+    rows, stacks = rows_of_steps(steps, seen.sites, seen.shapes.found, phases, on_device=seen.device != "cpu")
     detailed, allocations = runs_of(with_details), allocations_of(with_details, seen.device)
 
     def operator_of(span: Span) -> str | None:
         return seen.sites[span.name].operator if span.name in seen.sites else None
 
     whole = sum(phases.values())
-    return [Phase(name=name, mean_ms=spent, share=spent / whole) for name, spent in phases.items()], Recorded(
+    recorded = Recorded(
         rows=rows,
-        run_ms=seen.step_ms,
+        run_ms=[step.total_us / 1000 for step in steps],
         traces=[
             *traces_of(with_details, allocations, out),
             flame_graph(out / FLAMEGRAPH, "one step", stacks),
@@ -196,6 +203,8 @@ def _told(seen: StepRecorder, params: TrainingParams, out: Path) -> tuple[list[P
         notes=_notes(seen, params),
         **memory_of(detailed, allocations, operator_of),
     )
+    told = [Phase(name=name, mean_ms=spent, share=spent / whole) for name, spent in phases.items()]
+    return ProfiledTraining(told, seen.step_ms, recorded)
 
 
 def _phases(seen: StepRecorder) -> dict[str, float]:
