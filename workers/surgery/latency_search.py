@@ -26,7 +26,7 @@ from workers.surgery.choice import Choice
 TOLERANCE = 0.05
 MOST_MEASUREMENTS = 30  # each is a build, and launches of both networks
 REPEATS, CONFIRMED = 4, 2  # measurements of one network: at most, and at least of one that is taken
-INWARDS = 0.2  # of a stretch between a slow and a fast network, which gets shorter by so much of its FLOPs, and half of it in places
+INWARDS = 0.2  # of the FLOPs between a slow and a fast network: tries keep so far from both, and half as far in places
 POWERS = 0.25, 2.0  # of FLOPs that latency is taken for
 LEAST = 1e-9  # a share of the FLOPs: of networks that have none
 Units = frozenset[int]
