@@ -149,7 +149,7 @@ _SPECS = (
     ),
     PassSpec(
         name="finetune",
-        version=1,
+        version=2,
         title="Train on labelled data",
         params=FinetuneParams,
         consumes=frozenset({"fp32"}),
@@ -222,7 +222,7 @@ _SPECS = (
     ),
     PassSpec(
         name="qat",
-        version=1,
+        version=2,
         title="Train with weights and activations in 8 bits",
         params=QatParams,
         consumes=frozenset({"fp32"}),
@@ -237,7 +237,7 @@ _SPECS = (
     ),
     PassSpec(
         name="distill",
-        version=1,
+        version=2,
         title="Learn from another network",
         params=DistillParams,
         consumes=frozenset({"fp32"}),
