@@ -187,7 +187,8 @@ def _by_latency(trial: _Trial, choice: Choice, share: float, ctx: PassContext, t
 
 def _real(ctx: PassContext) -> bool:
     """Whether there are data that say what the network sees."""
-    return "train" in ctx.samples and not ctx.samples["train"].synthetic
+    samples = ctx.samples.get("train")
+    return samples is not None and not samples.synthetic and samples.count > 1
 
 
 def _free(model: TorchModel) -> bool:

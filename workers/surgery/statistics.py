@@ -21,7 +21,6 @@ from workers.context import PassContext
 from workers.surgery.channels import STAGE
 from workers.surgery.drawing import drawn
 from workers.surgery.factoring import shared
-from workers.surgery.observing import channels_last
 from workers.torch.model import TorchModel
 from workers.training.rebatch import rebatched
 from workers.training.task import device_of
@@ -29,9 +28,8 @@ from workers.training.task import device_of
 BATCH = 64  # the variance between batches is lost: of few samples it is much
 LOUDEST = 10.0  # a channel is made at most so many times louder: one that hardly moves says nothing of how it should
 Layer = _ConvNd | nn.Linear
-Note = Callable[
-    [str, nn.Module, Tensor], Tensor | None
-]  # a layer's name, the layer, what it gave: what it gives instead
+# of a layer's name, the layer and what it gave: what it gives instead
+Note = Callable[[str, nn.Module, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,24 @@ class Moments:
 
 
 class _Given:
-    """Sums over the channels that a layer gives."""
+    """The moments of what a layer gives in all its calls."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sum = self._squares = torch.zeros(())
 
-    def add(self, rows: Tensor) -> None:
-        self._count += len(rows)
-        self._sum = self._sum + rows.sum(0).cpu()
-        self._squares = self._squares + rows.square().sum(0).cpu()
+    def add(self, layer: nn.Module, value: Tensor) -> Moments:
+        """Add a call; its own moments."""
+        axis = value.dim() - 1 - _behind(layer)
+        variance, mean = torch.var_mean(
+            value, [one for one in range(value.dim()) if one != axis], correction=0
+        )
+        found = Moments(mean.double().cpu(), variance.double().cpu())
+        count = value.numel() // len(mean)
+        self._count += count
+        self._sum = self._sum + count * found.mean
+        self._squares = self._squares + count * (found.variance + found.mean.square())
+        return found
 
     @property
     def moments(self) -> Moments:
@@ -74,9 +80,7 @@ def moments(model: TorchModel, ctx: PassContext, samples: int) -> dict[str, Mome
     given = {name: _Given() for name in _layers(model.module)}
 
     def note(name: str, layer: nn.Module, value: Tensor) -> None:
-        rows = channels_last(value, layer)
-        _check(name, rows)
-        given[name].add(rows)
+        _check(name, given[name].add(layer, value).variance)
 
     _run(model, ctx, samples, dict.fromkeys(given, note), "noting what layers give")
     return {name: one.moments for name, one in given.items()}
@@ -94,13 +98,11 @@ def restore(model: TorchModel, wanted: Mapping[str, Moments], ctx: PassContext, 
     given = {name: _Given() for name in wanted}
 
     def change(name: str, layer: nn.Module, value: Tensor) -> Tensor:
-        rows = channels_last(value, layer)
-        _check(name, rows)
-        given[name].add(rows)
-        batch = _Given()
-        batch.add(rows)
-        scale, shift = _change(batch.moments, wanted[name])
-        return value * _lying(scale, layer, value) + _lying(shift, layer, value)
+        found = given[name].add(layer, value)
+        _check(name, found.variance)
+        lying = (-1, *[1] * _behind(layer))
+        scale, shift = (one.to(value).reshape(lying) for one in _change(found, wanted[name]))
+        return value * scale + shift
 
     twin = _run(
         model, ctx, samples, dict.fromkeys(wanted, change), "restoring what layers give", count_anew=True
@@ -127,10 +129,10 @@ def _change(given: Moments, wanted: Moments) -> tuple[Tensor, Tensor]:
     return scale, wanted.mean - given.mean * scale
 
 
-def _lying(values: Tensor, layer: nn.Module, beside: Tensor) -> Tensor:
-    """A number for each channel, as a layer's values lie."""
-    axes = 0 if isinstance(layer, nn.Linear) else layer.weight.dim() - 2  # type: ignore[operator]
-    return values.to(beside).reshape(-1, *[1] * axes)
+def _behind(layer: nn.Module) -> int:
+    """How many axes stand behind the channels in what a layer gives."""
+    assert isinstance(layer, Layer)
+    return layer.weight.dim() - 2
 
 
 def _layers(network: nn.Module) -> list[str]:
