@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params, RuntimeSpec
 from app.errors import InvalidDataset, InvalidParams
@@ -31,13 +32,17 @@ MOST_GROWTH = 4  # of a bundle when it is unpacked: its weights are stored as th
 
 @dataclass(frozen=True)
 class Seen:
-    """An engine to look at. `source` is the model that it was built from; None where a bundle was given."""
+    """An engine to look at. `source` is the model that it was built from; None where a bundle was given.
+
+    `between` are the models on the way to it from the uploaded one, as passes and conversions left them, in order.
+    """
 
     runtime: RuntimeSpec
     params: Params
     engine: Engine
     source: ModelHandle | None
     manifest: dict[str, Any] | None = None  # of a bundle
+    between: tuple[ModelHandle, ...] = ()
 
     @property
     def under_test(self) -> EngineUnderTest:
@@ -71,16 +76,25 @@ def engines_of(attempt: "Attempt", changes: Sequence[Mapping[str, Any]]) -> list
         unpacked = _unpacked(attempt, runtime, every[0])
         return [replace(unpacked, params=params) for params in every]
     model = assignment.subject.handle()
+    between: list[ModelHandle] = []
     for number, step in enumerate(assignment.recipe["passes"]):
-        model = run_pass(attempt, number, step, model)
+        given = taken(attempt, model, PASSES[step["pass"]].formats)
+        model = run_pass(attempt, number, step, given)
+        between += [given, model]
     source = taken(attempt, model, runtime.formats)
-    return [_built(attempt, runtime, params, source) for params in every]
+    return [_built(attempt, runtime, params, source, between) for params in every]
 
 
-def _built(attempt: "Attempt", runtime: RuntimeSpec, params: Params, source: ModelHandle) -> Seen:
+def _built(
+    attempt: "Attempt",
+    runtime: RuntimeSpec,
+    params: Params,
+    source: ModelHandle,
+    between: Sequence[ModelHandle],
+) -> Seen:
     engine = build_engine(attempt, "build", runtime, params, source)
     look_into(attempt, runtime, engine, params)
-    return Seen(runtime, params, engine, source)
+    return Seen(runtime, params, engine, source, between=tuple(between))
 
 
 def feeds_of(attempt: "Attempt", seen: Seen, batch: int | None) -> tuple[list[Feeds], int]:
