@@ -24,7 +24,7 @@ def burnish(
     known = {"BURNISH_URL": embedded.url, "BURNISH_API_KEY": embedded.api_key, **more}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "app.cli", *arguments], env=os.environ | known, capture_output=True, text=True,
-        timeout=280,
+        timeout=500,
     )  # fmt: skip
     assert done.returncode == check, done.stdout + done.stderr
     return done
