@@ -151,7 +151,7 @@ def _blocked(layer: Layer, left: float) -> Ratio:
 def _separated(case: Case, place: int, kind: LayerKind, peaks: Peaks) -> Ratio | None:
     """New time of a convolution over the time before; None where it is none that the pass replaces."""
     layer = case.layers[place]
-    if kind.kind != "convolution" or kind.narrow or not layer.flops or not layer.output or not layer.mean_ms:
+    if kind.kind != "convolution" or kind.narrow or not layer.flops or not layer.mean_ms:
         return None
     if kind.channels_in is None or kind.channels_out is None or kind.places is None:
         return None
