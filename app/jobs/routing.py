@@ -102,11 +102,15 @@ def _nobody(target: Target, index: int) -> NoWorker:
 
 def _nobody_to_measure(target: Target, index: int) -> NoWorker:
     return NoWorker(
-        f"{target.runtime} can build this engine, but no worker with a GPU{_named(target)} could verify and measure it",
+        f"{target.runtime} can build this engine, but no worker with a {_device(target)}{_named(target)} could verify and measure it",
         param="options.allow_unmeasured",
         hint="set options.allow_unmeasured (`--allow-unmeasured`) to take an unverified engine, which `burnish check` verifies "
-        f"where it can run; or start a worker for targets[{index}] on a machine with such a GPU",
+        f"where it can run; or start a worker for targets[{index}] on a machine with such a {_device(target)}",
     )
+
+
+def _device(target: Target) -> str:
+    return "TPU" if RUNTIMES[target.runtime].device == "tpu" else "GPU"
 
 
 def _named(target: Target) -> str:

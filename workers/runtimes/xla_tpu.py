@@ -1,14 +1,13 @@
 """XLA on TPUs: engines built ahead of time, also where there is no TPU. None was ever run on one by its makers."""
 
-from importlib.util import find_spec
 from typing import Any
 
-from app.artifacts.accelerators import TPU, accelerators
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.spec import Params
 from workers.runtimes import implements
 from workers.runtimes.base import Engine, unnamed
 from workers.xla import files
+from workers.xla.devices import without_tpu
 from workers.xla.runtime import XlaRuntime
 
 SPEC = RUNTIMES["xla-tpu"]
@@ -23,11 +22,7 @@ class XlaTpu(XlaRuntime):
 
     def hindrance(self, params: Params) -> str | None:
         """Why an engine cannot run on this machine; None: it can."""
-        if TPU not in accelerators():
-            return "there is no TPU on the machine that builds it"
-        if find_spec("libtpu") is None:
-            return "libtpu is not installed on the machine that builds it: its JAX knows no TPU"
-        return None
+        return without_tpu()
 
     def signature(self, engine: Engine) -> dict[str, list[dict[str, Any]]]:
         """{inputs, outputs} as they were when it was built."""

@@ -1,10 +1,11 @@
 """JAX on the device of a runtime: XLA's CPU, or the first TPU. Imports no torch: engines run without."""
 
 import os
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from app.artifacts.accelerators import TPU
+from app.artifacts.accelerators import TPU, accelerators
 from app.errors import InvalidParams, Unavailable
 
 HINT = "install the extra `xla` of this package on the workers that serve this runtime"
@@ -38,7 +39,7 @@ def start(platform: str, threads: int) -> ModuleType:
     if not _started:
         _started.append(threads)
         os.environ[_THREADS] = str(threads)
-        jax.config.update("jax_platforms", "tpu,cpu" if platform == TPU else "cpu")
+        jax.config.update("jax_platforms", "tpu,cpu" if platform == TPU and without_tpu() is None else "cpu")
     if _started != [threads]:
         raise InvalidParams(
             f"this process runs XLA with {_started[0]} threads already, asked for were {threads}",
@@ -46,6 +47,15 @@ def start(platform: str, threads: int) -> ModuleType:
             hint="load the other engine in a process of its own",
         )
     return jax
+
+
+def without_tpu() -> str | None:
+    """Why JAX has no TPU on this machine; None: it has."""
+    if TPU not in accelerators():
+        return "there is no TPU on the machine that builds it"
+    if find_spec("libtpu") is None:
+        return "libtpu is not installed on the machine that builds it, and JAX finds no TPU without"
+    return None
 
 
 def device_of(jax: ModuleType, platform: str) -> Any:
