@@ -25,15 +25,13 @@ from workers.offered import offered, without_absent
 from workers.profiling.advising import Case, advise
 from workers.profiling.costs import priced, read_if_possible
 from workers.profiling.launch import RECORDED
-from workers.profiling.onnxruntime_profile import engine_graph
 from workers.profiling.origin import layers_by_row, layers_of, with_sources
 from workers.profiling.peaks import peaks_of
 from workers.profiling.profilers import registry
-from workers.profiling.recorded import Instrumenting, Made, Recorded, Row, as_layers, read_recorded
+from workers.profiling.recorded import Instrumenting, Made, Recorded, as_layers, read_recorded
 from workers.profiling.roofline import above_peak, explained
 from workers.profiling.varied import MOST_MS, Times, by_batch, by_threads
 from workers.reporting.document import document
-from workers.runtimes.base import Engine
 from workers.steps import Steps, Supervisor
 from workers.timing import alone
 
@@ -206,8 +204,8 @@ def profile_of(attempt: "Attempt", looked: Looked) -> Profile:
     original = _original(assignment)
     source = seen.source or original
     model = read_if_possible(source, looked.feeds[0], recorded.notes)
-    rows, costs = priced(_sourced(seen.engine, source, recorded.rows), model)
-    known = layers_of(source, original) if source and original else {}
+    rows, costs = priced(with_sources(recorded.rows, seen.engine, source), model)
+    known = layers_of(source, original, seen.between) if source and original else {}
     total = sum(row.mean_ms for row in rows)
     layers = as_layers(rows, layers_by_row(rows, known))
     if looked.peaks is not None:
@@ -252,13 +250,6 @@ def _original(assignment: JobAssignment) -> ModelHandle | None:
     if assignment.subject.format != ENGINE:
         return assignment.subject.handle()
     return assignment.origin.handle() if assignment.origin else None
-
-
-def _sourced(engine: Engine, source: ModelHandle | None, rows: list[Row]) -> list[Row]:
-    """Rows with what they compute of the model that the engine was built from, where the engine's graph tells."""
-    if engine.path.suffix not in (".onnx", ".ort") or source is None or source.format != "onnx":
-        return rows
-    return with_sources(rows, engine_graph(engine), source)
 
 
 def gap(latency_ms: float, profiled_ms: float, layers_ms: float) -> str | None:

@@ -13,7 +13,7 @@ _ALIKE = {
 }  # fmt: skip
 _DECORATIONS = ("qlinear", "nhwc", "fused", "dynamicquantize")
 _OF_ATTENTION = frozenset(("matmul", "softmax", "einsum"))
-_SHORTEST = 3  # of a name that can stand for a longer one
+_SHORTEST = 4  # of a name that is found inside another: `Mul` is none of `MatMul`
 
 
 @dataclass
@@ -232,7 +232,7 @@ def _alike(one: str, other: str) -> bool:
     first, second = sorted((_kind(one), _kind(other)), key=len)
     if second.endswith("attention"):
         return first in _OF_ATTENTION or first.endswith("attention")
-    return first == second or (len(first) >= _SHORTEST and first in second)
+    return second.startswith(first) or (len(first) >= _SHORTEST and first in second)
 
 
 def _kind(operator: str) -> str:

@@ -73,7 +73,7 @@ def bert(folder: Path) -> Subject:
     from transformers import BertConfig, BertModel
 
     sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
-    network = _Named(BertModel(BertConfig(vocab_size=1000, **sizes)))
+    network = _Named(BertModel(BertConfig(vocab_size=1000, **sizes), add_pooling_layer=False))
     inputs = tuple({"name": name, "dtype": "int64", "shape": [1, 64]} for name in ("ids", "mask"))
     outputs = ({"name": "hidden", "dtype": "float32", "shape": [1, 64, 128]},)
     random = np.random.default_rng(0)
