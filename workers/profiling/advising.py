@@ -102,6 +102,13 @@ class Case:
         """The share of all layers' time that some take."""
         return sum(self.layers[place].share for place in places)
 
+    @cached_property
+    def reached(self) -> float:
+        """The share of their floors' rate that layers which multiply over many channels reach here, all together; 1 where none is."""
+        dense = [layer for layer, kind in zip(self.layers, self.kinds, strict=True) if kind.dense]
+        spent = sum(layer.mean_ms for layer in dense if layer.floor_ms is not None)
+        return sum(layer.floor_ms or 0.0 for layer in dense) / spent if spent else 1.0
+
     def preset_passes(self) -> list[dict[str, Any]]:
         """What the target's preset would do to the model, where generated data are allowed to stand in for the user's."""
         if self.model is None:

@@ -171,6 +171,14 @@ def test_heavy_convolutions_are_replaced_by_two_cheap_ones() -> None:
     assert given(case([WIDE, FIRST, DEPTHWISE]), "depthwise-separable") == []
 
 
+def test_new_layers_are_not_taken_to_be_far_better_than_those_that_are_there() -> None:
+    slow = convolution("slow", 60.0, 128, 128, 3, 50)  # an eighth of what the device could do
+    piece = one(case([slow]), "depthwise-separable")
+    assert inside(piece, 1 / 0.13)  # as many times faster as it has operations less
+    assert piece.gain is not None
+    assert piece.gain.high < 60 / (0.12 * 7.37)  # what kernels at the peak would bring
+
+
 def test_channels_are_removed_where_arithmetic_bounds_layers() -> None:
     found = case([BUSY, WIDE])
     piece = one(found, "prune-channels")

@@ -20,6 +20,7 @@ RAGGED = 4  # ONNX Runtime's layout in blocks takes inputs of multiples of this
 DEPTHWISE = Ratio(0.2, 1.0)  # the share of its floor's rate that a depthwise convolution reaches
 RAGGED_DEPTHWISE = Ratio(0.08, 1.0)
 POINTWISE = Ratio(0.65, 1.25)
+FAR_BELOW = 0.6  # of the floor's rate, that layers of many channels mostly reach
 BLOCKED = 1.1  # times its floor's rate, that a convolution reaches in ONNX Runtime's layout in blocks
 PRUNED_DENSE = Ratio(0.92, 1.3)  # new time over the share of operations that is left
 ROUNDED_DOWN = 0.85  # of the operations that were asked for, left where few channels are rounded to blocks
@@ -102,7 +103,7 @@ def round_channels(case: Case) -> Iterator[Finding]:
         for count in (case.kinds[place].channels_in, case.kinds[place].channels_out)
         if count
     )
-    gain = gain_of(case.profile, {place: _blocked(case.layers[place], 1 - cut) for place in odd})
+    gain = gain_of(case.profile, {place: _blocked(case, case.layers[place], 1 - cut) for place in odd})
     if not noticeable(gain):
         return
     yield Finding(
@@ -142,9 +143,17 @@ def ragged(case: Case, kind: LayerKind) -> bool:
     return any(count is not None and count % RAGGED for count in (kind.channels_in, kind.channels_out))
 
 
-def _blocked(layer: Layer, left: float) -> Ratio:
+def _rates(case: Case, seen: Ratio) -> Ratio:
+    """Rates that were seen elsewhere, where this profile's own layers do not lie far below: then in proportion to them."""
+    if case.reached >= FAR_BELOW:
+        return seen
+    return Ratio(seen.low * case.reached, min(seen.high, case.reached / FAR_BELOW * seen.high))
+
+
+def _blocked(case: Case, layer: Layer, left: float) -> Ratio:
     """Of a convolution that gets the layout, with a share of its operations left, at best."""
-    least = (layer.floor_ms or layer.mean_ms) / BLOCKED / layer.mean_ms if layer.mean_ms else 1.0
+    rate = _rates(case, Ratio(BLOCKED, BLOCKED)).high
+    least = (layer.floor_ms or layer.mean_ms) / rate / layer.mean_ms if layer.mean_ms else 1.0
     return Ratio(left * min(max(least, 0.1), 1.0), 1.0)
 
 
@@ -168,11 +177,9 @@ def _separated(case: Case, place: int, kind: LayerKind, peaks: Peaks) -> Ratio |
     if None in floors:
         return None
     least = [max(found) for found in floors if found is not None]
-    depthwise = RAGGED_DEPTHWISE if ragged(case, kind) else DEPTHWISE
-    best, worst = (
-        sum(floor / reached for floor, reached in zip(least, rates, strict=True))
-        for rates in ((depthwise.high, POINTWISE.high), (depthwise.low, POINTWISE.low))
-    )
+    rates = [_rates(case, RAGGED_DEPTHWISE if ragged(case, kind) else DEPTHWISE), _rates(case, POINTWISE)]
+    best = sum(floor / rate.high for floor, rate in zip(least, rates, strict=True))
+    worst = sum(floor / rate.low for floor, rate in zip(least, rates, strict=True))
     return Ratio(best / layer.mean_ms, worst / layer.mean_ms)
 
 
@@ -181,5 +188,5 @@ def _pruned(case: Case, place: int, kind: LayerKind) -> Ratio:
         return PRUNED_OTHER
     low, high = PRUNED_DENSE.low * PRUNED_TO, PRUNED_DENSE.high * PRUNED_TO
     if ragged(case, kind):  # blocks of channels are rounded down, and get the layout for blocks besides
-        low = _blocked(case.layers[place], ROUNDED_DOWN * low).low
+        low = _blocked(case, case.layers[place], ROUNDED_DOWN * low).low
     return Ratio(low, high)
