@@ -10,8 +10,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from workers.profiling.recorded import Trace
+from workers.profiling.recorded import Row, Trace
 
+LAID_OUT = "the runtime tells how long its layers take, not when: in the trace they stand one behind another"
 MEDIA_TYPE = "application/json"
 PROCESS = 1
 NANOSECONDS = 3  # digits of microseconds
@@ -41,6 +42,21 @@ def chrome_trace(path: Path, process: str, threads: Mapping[str, Sequence[Slice]
         _laid(slices, number, (0.0, inf), events)
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
     return Trace("chrome", path, MEDIA_TYPE)
+
+
+def laid_out(rows: Sequence[Row], path: Path, process: str) -> Trace:
+    """A trace of one run of a runtime that tells how long its parts take, not when: one behind another, in the order of the rows."""
+    slices, at = [], 0.0
+    for row in rows:
+        shown = {
+            "operator": row.operator,
+            "kernel": row.place,
+            "precision": row.precision,
+            "output": row.output,
+        }
+        slices.append(Slice(row.name, row.operator, at, row.mean_ms * 1000, shown))
+        at += row.mean_ms * 1000
+    return chrome_trace(path, process, {"mean of the runs": [Slice("run", "run", 0.0, at, inner=slices)]})
 
 
 def _named(what: str, name: str, thread: int) -> dict[str, Any]:

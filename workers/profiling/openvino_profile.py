@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from app.catalog.spec import Params
 from workers.openvino_library import openvino
-from workers.profiling.chrome import Slice, chrome_trace
+from workers.profiling.chrome import LAID_OUT, laid_out
 from workers.profiling.lineage import Graph, lineage
 from workers.profiling.openvino_lineage import device_graph, openvino_graph
-from workers.profiling.recorded import Plan, Recorded, Row, Trace
+from workers.profiling.recorded import Plan, Recorded, Row
 from workers.profiling.turns import take_turns, typical
 from workers.runtimes.base import Engine, Feeds
 from workers.runtimes.openvino_device import OpenVinoDevice
@@ -25,7 +25,6 @@ TRACE = "openvino-trace.json"
 RESOLUTION = (
     "OpenVINO counts whole microseconds, rounded down: nodes of a few microseconds are told too short"
 )
-LAID_OUT = "OpenVINO tells how long its nodes take, not when: in the trace they stand one behind another"
 ONE_BY_ONE = "it was profiled with one stream, as counters do not tell streams apart"
 
 Counters = dict[str, int]  # microseconds by node
@@ -69,7 +68,7 @@ class OpenVinoProfiler:
         return Recorded(
             rows=rows,
             run_ms=turns.run_ms,
-            traces=[_trace(rows, out / TRACE)],
+            traces=[laid_out(rows, out / TRACE, "OpenVINO")],
             notes=[RESOLUTION, LAID_OUT, *([ONE_BY_ONE] if alone != params else [])],
         )
 
@@ -138,17 +137,3 @@ def _shape(node: Any) -> tuple[int, ...] | None:
         return None
     shape = node.get_output_partial_shape(0)
     return tuple(node.get_output_shape(0)) if shape.is_static else None
-
-
-def _trace(rows: Sequence[Row], path: Path) -> Trace:
-    slices, at = [], 0.0
-    for row in rows:
-        shown = {
-            "operator": row.operator,
-            "kernel": row.place,
-            "precision": row.precision,
-            "output": row.output,
-        }
-        slices.append(Slice(row.name, row.operator, at, row.mean_ms * 1000, shown))
-        at += row.mean_ms * 1000
-    return chrome_trace(path, "OpenVINO", {"mean of the runs": [Slice("run", "run", 0.0, at, inner=slices)]})

@@ -22,6 +22,7 @@ from workers.runtimes.base import Engine
 ONNX, IR, PROGRAM = "onnx", "openvino", "torch-export"
 ONNX_ENGINES = (".onnx", ".ort")
 IR_ENGINE = ".xml"
+PLAN = ".plan"
 
 Layers = Mapping[str, tuple[str, ...]]
 
@@ -29,7 +30,7 @@ Layers = Mapping[str, tuple[str, ...]]
 def with_sources(rows: Sequence[Row], engine: Engine, source: ModelHandle | None) -> list[Row]:
     """Rows with the operations of the model that the engine was built from, as `onnx_labels.labelled` or its IR names them.
 
-    Rows of other engines stay as they are: their runtimes tell it themselves.
+    What TensorRT says of its layers is held against the model's names. Rows of other engines stay as they are.
     """
     if source is None or source.format != ONNX:
         return list(rows)
@@ -41,6 +42,9 @@ def with_sources(rows: Sequence[Row], engine: Engine, source: ModelHandle | None
     if engine.path.suffix == IR_ENGINE:
         nodes = _hop(_Stage(ModelHandle(engine.root, engine.entry, IR, "")), _Stage(source))
         return [replace(row, sources=_together(nodes, row.sources)) for row in rows]
+    if engine.path.suffix == PLAN:
+        names = set(_Stage(source).names)
+        return [replace(row, sources=tuple(name for name in row.sources if name in names)) for row in rows]
     return list(rows)
 
 

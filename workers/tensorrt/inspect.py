@@ -21,13 +21,21 @@ _PRECISIONS = {
 
 def layers(library: Library, engine: Any) -> dict[str, Any]:
     """The layer report of a loaded engine, as `report` gives it; {} where the library tells nothing."""
+    told = information(library, engine)
+    return report(told) if told else {}
+
+
+def information(library: Library, engine: Any, context: Any = None) -> dict[str, Any]:
+    """What the library itself tells of a loaded engine; with a context, at the shapes that it last ran."""
     inspector = engine.create_engine_inspector()
+    if context is not None:
+        inspector.execution_context = context
     text = inspector.get_engine_information(library.trt.LayerInformationFormat.JSON)
     try:
         told = json.loads(text)
     except ValueError:
         return {}
-    return report(told) if isinstance(told, dict) else {}
+    return told if isinstance(told, dict) else {}
 
 
 def report(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +44,7 @@ def report(told: Mapping[str, Any]) -> dict[str, Any]:
     A layer's precision is that of its first input. With less than detailed verbosity layers are names alone, of type and
     precision "unknown".
     """
-    found = [_layer(one) for one in told.get("Layers", [])]
+    found = [layer_of(one) for one in told.get("Layers", [])]
     return {
         "layers": len(found),
         "by_precision": dict(Counter(one["precision"] for one in found)),
@@ -59,7 +67,8 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _layer(one: Any) -> dict[str, Any]:
+def layer_of(one: Any) -> dict[str, Any]:
+    """{name, type, precision, tactic} of one of the library's layers."""
     if not isinstance(one, Mapping):
         return {"name": str(one), "type": "unknown", "precision": "unknown", "tactic": None}
     return {

@@ -106,6 +106,16 @@ class LoadedTensorRt:
         """The library's engine, for its inspector."""
         return self._engine
 
+    @property
+    def context(self) -> Any:
+        """What runs it, for its inspector: it knows the shapes of the last run."""
+        return self._context
+
+    def tell(self, clock: Any) -> None:
+        """Tell the time of each layer to `clock.layer_clock` from now on. It must be loaded without CUDA graphs."""
+        self._context.profiler = clock
+        self._clock = clock  # the library does not keep it alive
+
     def _make_context(self) -> Any:
         if isinstance(self._params, TensorRtRtxParams):
             context = rtx.execution_context(self._library, self._engine, self._params)
