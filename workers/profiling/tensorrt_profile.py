@@ -34,7 +34,7 @@ FUSED = " + "
 Told = Sequence[tuple[str, float]]  # a run's layers with their milliseconds
 
 
-class TensorRtProfiler:
+class LayerProfiler:
     """See `recorded.Profiler`; one subclass a library. Rows are layers of the engine; `sources` are names of ONNX nodes."""
 
     runtime: ClassVar[TensorRtRuntime]

@@ -2,12 +2,12 @@
 
 from app.catalog.runtimes import RUNTIMES
 from workers.profiling.profilers import profiles
-from workers.profiling.tensorrt_profile import TensorRtProfiler
+from workers.profiling.tensorrt_profile import LayerProfiler
 from workers.runtimes.tensorrt_rtx import TensorRtRtx
 
 
 @profiles(RUNTIMES["tensorrt-rtx"].name)
-class TensorRtRtxProfiler(TensorRtProfiler):
-    """See `TensorRtProfiler`."""
+class TensorRtRtxProfiler(LayerProfiler):
+    """See `LayerProfiler`."""
 
     runtime = TensorRtRtx()
