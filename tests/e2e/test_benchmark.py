@@ -76,6 +76,10 @@ def test_every_scenario_and_the_batch_curve(service: Service, products: str, tmp
     start = found["cold_start"]
     assert min(start["import_ms"], start["load_ms"], start["first_ms"]) > 0
     kept = service.client.download(job["result"]["artifacts"]["benchmark"], tmp_path / "benchmark.json")
+    report = service.client.download(job["result"]["artifacts"]["report-json"], tmp_path / "report.json")
+    assert json.loads(report.read_text())["benchmark"] == json.loads(kept.read_text())
+    page = service.client.download(job["result"]["artifacts"]["report"], tmp_path / "report.html")
+    assert 'id="scenarios"' in page.read_text(encoding="utf-8")
     assert json.loads(kept.read_text())["points"] == found["points"]
 
 
