@@ -2,26 +2,30 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import profile
 
 from workers.profiling.recorded import Trace
-from workers.profiling.torch_spans import Allocation, results_of
+from workers.profiling.torch_spans import RUN, Allocation, results_of
 
 CHROME, TENSORBOARD, OPERATORS = "torch-trace.json", "torch-tensorboard.zip", "torch-operators.txt"
 FLAMEGRAPH = "torch-flamegraph.speedscope.json"
 OF_THIS_MACHINE = ("host_name", "traceName", "trace_id")  # what a trace says of where it was taken
-RUN = "burnish"  # what TensorBoard calls the recording
+NUMBERS = frozenset(("External id", "Record function id", "Ev Idx"))
+LOGGED = "burnish"  # what TensorBoard calls the recording
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, so that equal traces make equal files
 
 
 def traces_of(recorded: profile, allocations: Sequence[Allocation], out: Path) -> list[Trace]:
     """Write a recording: for Perfetto, with tensors' memory over time; as TensorBoard's profiler plugin finds it; and torch's table."""
-    told = _chrome(recorded, allocations, out / CHROME)
+    recorded.export_chrome_trace(str(out / CHROME))
+    told: dict[str, Any] = json.loads((out / CHROME).read_text(encoding="utf-8"))
+    told = {name: value for name, value in told.items() if name not in OF_THIS_MACHINE}
     _tensorboard(told, out / TENSORBOARD)
+    (out / CHROME).write_text(_compact(_for_viewers(told, recorded, allocations)), encoding="utf-8")
     table = recorded.key_averages().table(
         sort_by="self_cpu_time_total", row_limit=-1, max_name_column_width=80
     )
@@ -33,23 +37,26 @@ def traces_of(recorded: profile, allocations: Sequence[Allocation], out: Path) -
     ]
 
 
-def _chrome(recorded: profile, allocations: Sequence[Allocation], path: Path) -> str:
-    """torch's own trace, and a counter of the memory that tensors took since the recording began."""
-    recorded.export_chrome_trace(str(path))
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name in OF_THIS_MACHINE:
-        told.pop(name, None)
-    first = next(
-        (event for event in told["traceEvents"] if str(event.get("name", "")).startswith("ProfilerStep")),
-        None,
-    )
-    if first is not None and allocations:
-        told["traceEvents"] += _counter(
-            recorded, allocations, first["pid"], told.get("baseTimeNanoseconds", 0)
-        )
-    text = json.dumps(told, separators=(",", ":"))
-    path.write_text(text, encoding="utf-8")
-    return text
+def _for_viewers(
+    told: Mapping[str, Any], recorded: profile, allocations: Sequence[Allocation]
+) -> dict[str, Any]:
+    """torch's own trace with a counter of the memory that tensors took since the recording began.
+
+    Without what torch tells of itself on processes without a number, over which speedscope 1.25 falls, and without numbers of
+    events, which it takes for a part of their names.
+    """
+    events = [
+        {
+            **event,
+            "args": {name: value for name, value in event.get("args", {}).items() if name not in NUMBERS},
+        }
+        for event in told["traceEvents"]
+        if isinstance(event.get("pid"), int)
+    ]
+    process = next((event["pid"] for event in events if event.get("name") == RUN), None)
+    if process is not None:
+        events += _counter(recorded, allocations, process, told.get("baseTimeNanoseconds", 0))
+    return {**told, "traceEvents": events}
 
 
 def _counter(
@@ -64,8 +71,12 @@ def _counter(
     return events
 
 
-def _tensorboard(trace: str, path: Path) -> None:
+def _tensorboard(trace: Mapping[str, Any], path: Path) -> None:
     """The folder that `torch.profiler.tensorboard_trace_handler` leaves; unpacked, it is TensorBoard's `--logdir`."""
-    name = f"plugins/profile/{RUN}/{RUN}.1.pt.trace.json"
+    name = f"plugins/profile/{LOGGED}/{LOGGED}.1.pt.trace.json"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(name, EPOCH), trace, zipfile.ZIP_DEFLATED)
+        archive.writestr(zipfile.ZipInfo(name, EPOCH), _compact(trace), zipfile.ZIP_DEFLATED)
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

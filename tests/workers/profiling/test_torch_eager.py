@@ -12,7 +12,7 @@ from app.catalog.runtimes import RUNTIMES
 from tests.workers.profiling import torch_subjects
 from tests.workers.profiling.subjects import QUICK, Seen, Subject, look
 from tests.workers.profiling.torch_subjects import NARROW, ROWS, WIDE
-from tests.workers.profiling.torch_traces import events_of, path_of, stacks_of, tensorboard_trace
+from tests.workers.profiling.torch_traces import events_of, path_of, stacks_of, tensorboard_names
 from workers.profiling.profilers import registry
 from workers.profiling.torch_eager_profile import PYTHON
 from workers.profiling.turns import typical
@@ -120,7 +120,7 @@ def test_traces_are_what_viewers_open(looked):
     assert ranges["run"] == sum(count for name, count in ranges.items() if name.startswith("ProfilerStep"))
     assert layers
     assert all(ranges[row.sources[0]] == ranges["run"] for row in layers)
-    assert tensorboard_trace(path_of(recorded, "tensorboard")) == text
+    assert set(ranges) <= tensorboard_names(path_of(recorded, "tensorboard"))
     assert "aten::addmm" in path_of(recorded, "runtime").read_text(encoding="utf-8")
 
 

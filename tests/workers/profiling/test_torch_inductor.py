@@ -10,7 +10,7 @@ import pytest
 from app.catalog.runtimes import RUNTIMES
 from tests.workers.profiling import torch_subjects
 from tests.workers.profiling.subjects import QUICK, Seen, Subject
-from tests.workers.profiling.torch_traces import events_of, path_of, stacks_of, tensorboard_trace
+from tests.workers.profiling.torch_traces import events_of, path_of, stacks_of, tensorboard_names
 from workers.profiling.profilers import registry
 from workers.profiling.recorded import Instrumenting, Recorded
 from workers.profiling.torch_inductor_profile import BARE_NOTE, BETWEEN, KERNELS
@@ -106,7 +106,9 @@ def test_traces_are_what_viewers_open(looked):
     text = path_of(recorded, "chrome").read_text(encoding="utf-8")
     names = {event["name"] for event in events_of(text)}
     assert all(any(name.endswith(row.place) for name in names) for row in recorded.rows if row.sources)
-    assert tensorboard_trace(path_of(recorded, "tensorboard")) == text
+    assert {row.place for row in recorded.rows if row.operator == "_linear_pointwise"} <= tensorboard_names(
+        path_of(recorded, "tensorboard")
+    )
     stacks = stacks_of(path_of(recorded, "flamegraph"))
     assert sum(stacks.values()) == pytest.approx(sum(row.mean_ms for row in recorded.rows))
     assert recorded.peak_memory_bytes

@@ -26,7 +26,7 @@ def events_of(text: str) -> list[dict[str, Any]]:
     for event in document["traceEvents"]:
         assert event["ph"] in PHASES
         assert isinstance(event["name"], str)
-        assert isinstance(event["pid"], int | str)
+        assert isinstance(event["pid"], int)  # speedscope falls over names
         assert isinstance(event["ts"], int | float)
         assert event["ph"] != "X" or event["dur"] >= 0
         assert event["ph"] == "C" or "tid" in event
@@ -50,8 +50,8 @@ def stacks_of(path: Path) -> dict[tuple[str, ...], float]:
     }
 
 
-def tensorboard_trace(path: Path) -> str:
-    """The only trace in a folder as TensorBoard's profiler plugin looks for one."""
+def tensorboard_names(path: Path) -> set[str]:
+    """Of the events in the only trace of a folder as TensorBoard's profiler plugin looks for one."""
     with zipfile.ZipFile(path) as archive:
         [name] = archive.namelist()
         folder, _, file = name.rpartition("/")
@@ -59,4 +59,6 @@ def tensorboard_trace(path: Path) -> str:
         found = TENSORBOARD_FILE.match(file)
         assert found is not None
         assert found[1]
-        return archive.read(name).decode()
+        document = json.loads(archive.read(name))
+    assert not {"host_name", "traceName"} & set(document)
+    return {event["name"] for event in document["traceEvents"]}
