@@ -13,6 +13,7 @@ from workers.profiling.roofline import floors_ms
 
 HEAVY = 0.04  # of the time, from which on a layer is worth replacing
 PRUNED_TO = 0.5  # of the operations
+COMPUTES = 0.25  # of a layer's time, that its floor is at least where operations decide it
 BLOCK = 16  # channels that kernels on processors with AVX-512 and on tensor cores compute together
 RAGGED = 4  # ONNX Runtime's layout in blocks takes inputs of multiples of this
 
@@ -66,10 +67,8 @@ def depthwise_separable(case: Case) -> Iterator[Finding]:
 
 @rule("prune-channels")
 def prune_channels(case: Case) -> Iterator[Finding]:
-    """Half of the operations by fewer channels: every layer that they bound takes about half of its time."""
-    heavy = [
-        place for place, kind in enumerate(case.kinds) if kind.dense and case.layers[place].bound == "compute"
-    ]
+    """Half of the operations by fewer channels: layers whose time follows their operations take about half of it."""
+    heavy = [place for place, kind in enumerate(case.kinds) if kind.dense and _computes(case.layers[place])]
     units = [entry["savings"].get("prune-channels", {}).get("units") for entry in case.structure.values()]
     if case.precision != "fp32" or case.share(heavy) < HEAVY or (units and set(units) == {0}):
         return
@@ -79,8 +78,8 @@ def prune_channels(case: Case) -> Iterator[Finding]:
         return
     yield Finding(
         title="Remove channels until half of the operations are left",
-        why=f"Arithmetic bounds {len(heavy)} layers, {case.share(heavy):.0%} of the time: fewer channels save it on any runtime. {TRAIN}",
-        evidence={"bound_by_arithmetic": len(heavy), "share": round(case.share(heavy), 4), "to": PRUNED_TO},
+        why=f"{len(heavy)} layers multiply over many channels, {case.share(heavy):.0%} of the time: fewer channels save it on any runtime. {TRAIN}",
+        evidence={"layers": len(heavy), "share": round(case.share(heavy), 4), "to": PRUNED_TO},
         layers=heavy,
         gain=gain,
         costs_accuracy=True,
@@ -181,6 +180,11 @@ def _separated(case: Case, place: int, kind: LayerKind, peaks: Peaks) -> Ratio |
     best = sum(floor / rate.high for floor, rate in zip(least, rates, strict=True))
     worst = sum(floor / rate.low for floor, rate in zip(least, rates, strict=True))
     return Ratio(best / layer.mean_ms, worst / layer.mean_ms)
+
+
+def _computes(layer: Layer) -> bool:
+    """Whether its time follows its operations, though its kernel may be slow."""
+    return layer.bound != "memory" and (layer.floor_ms or 0.0) >= COMPUTES * layer.mean_ms
 
 
 def _pruned(case: Case, place: int, kind: LayerKind) -> Ratio:
