@@ -24,7 +24,7 @@ def lowerings() -> tuple[dict[Any, Any], Any]:
     os.environ.setdefault(_TELEMETRY, "0")
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        with _named_tensors():
+        with _named_tensors(), _no_new_device():
             from torchax import decompositions
             from torchax.ops import jaten, ops_registry  # noqa: F401 - jaten fills the registry
     except ImportError as error:
@@ -32,6 +32,22 @@ def lowerings() -> tuple[dict[Any, Any], Any]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)  # importing torchax turns it off for everybody
     return ops_registry.all_aten_ops, decompositions.DECOMPOSITIONS
+
+
+@contextmanager
+def _no_new_device() -> Iterator[None]:
+    """Keep torchax from naming an accelerator `jax`: torch would ask it for its streams wherever it compiles or exports."""
+    utils: Any = torch.utils
+    whole: Any = torch
+    renamed, registered = utils.rename_privateuse1_backend, whole._register_device_module
+
+    def ignored(*_: Any) -> None: ...
+
+    utils.rename_privateuse1_backend = whole._register_device_module = ignored
+    try:
+        yield
+    finally:
+        utils.rename_privateuse1_backend, whole._register_device_module = renamed, registered
 
 
 @contextmanager

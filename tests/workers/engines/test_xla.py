@@ -51,6 +51,17 @@ print(sum('XLAEigen' in task.read_text() for task in pathlib.Path('/proc/self/ta
 """
 
 
+AFTERWARDS = """
+import torch
+from workers.xla.library import lowerings
+lowerings()
+assert torch.accelerator.current_accelerator() is None
+network = torch.nn.Linear(4, 4)
+assert torch.compile(network, backend='eager')(torch.zeros(1, 4)).shape == (1, 4)
+torch.export.export(network, (torch.zeros(1, 4),), strict=True)
+"""
+
+
 class Encoder(nn.Module):
     """Tokens to scores: attention with a mask, a table of positions that is no parameter, the embedding tied to the head."""
 
@@ -328,3 +339,10 @@ def test_a_tpu_is_found_by_files_alone(vendor: str, device: str, found: list[str
 
 def test_what_builds_ahead_of_time_needs_no_device():
     assert offered.without_absent([TPU, "openvino-npu"]) == [TPU]
+
+
+def test_pytorch_compiles_and_exports_in_the_same_process_afterwards() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
