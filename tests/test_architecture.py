@@ -25,7 +25,10 @@ WALL_CLOCKS = {  # who asks the host what time it is, and why neither the databa
     "app/signing/keys.py": "dates for people, and which key is the newest",
     "app/storage/disk.py": "files carry the times of their host",
     "app/webhooks/sender.py": "receivers hold the time of a signature against their clocks",
+    "workers/benchmarking/job.py": "a date for people",
     "workers/bundle/package.py": "a date for people",
+    "workers/profiling/job.py": "a date for people",
+    "workers/profiling/peaks_torch.py": "a date for people",
     "workers/training/progress.py": "TensorBoard shows when a number was taken",
 }
 INSTALLATION_WIDE = {"workers", "device_leases", "tree_files", "pauses"}  # shared by every project

@@ -114,7 +114,9 @@ def test_workers_serve_queues_that_exist_each_on_its_device() -> None:
     assert queues("worker-inspect") == {INSPECT_QUEUE}
     assert {devices[queue] for queue in queues("worker-cpu")} == {"cpu"}
     assert {devices[queue] for queue in queues("worker-gpu")} == {"cuda"}
-    in_image = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/worker.txt").read_text(), re.MULTILINE))
+    in_image = set(
+        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/worker.txt").read_text(), re.MULTILINE)
+    )
     assert queues("worker-cpu") == {
         queue_for(name)
         for name, spec in RUNTIMES.items()
