@@ -114,6 +114,7 @@ def test_the_pages_have_a_place_for_the_figures():
         assert text.count(f"<!-- {runtimes.MARK} -->") == text.count(f"<!-- /{runtimes.MARK} -->") == 1
 
 
+@pytest.mark.slow
 def test_a_network_is_timed_under_torch_compile_and_by_a_preset(tmp_path: Path):
     prepared = contenders.Prepared(TINY, tmp_path, targets=TARGETS[:1])
     built = list(prepared.contenders(1))

@@ -115,6 +115,7 @@ def test_a_job_without_a_report_says_so(embedded: Embedded, service: Service, jo
     service.client.wait(parent["id"])
 
 
+@pytest.mark.slow
 def test_a_job_is_done_again_by_its_report(
     embedded: Embedded, job: dict[str, Any], told: Report, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def burnish(embedded: Embedded, *arguments: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.slow  # in short: tests/workers/datasets/test_tokenizing.py
 def test_a_network_learns_from_texts(service: Service, untrained: Path, tmp_path: Path) -> None:
     lent, model = service.model(untrained), service.model(untrained)
     train = uploaded(service, packed(tmp_path / "train.tar", sentences(600, 1)), lent)

@@ -144,7 +144,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelHandle]
 
 @pytest.mark.parametrize(
     ("name", "mode", "compute"),
-    [("cnn", "int8-static", {"fp32": 1, "int8": 3}), ("mlp", "int8-dynamic", {"int8-dynamic": 3})],
+    [
+        pytest.param("cnn", "int8-static", {"fp32": 1, "int8": 3}, marks=pytest.mark.slow),
+        ("mlp", "int8-dynamic", {"int8-dynamic": 3}),
+    ],
 )
 def test_inductor_finds_8_bit_kernels(name: str, mode: str, compute: dict, request, apply, compiled, signal):
     network: Network = request.getfixturevalue(name)

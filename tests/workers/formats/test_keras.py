@@ -105,6 +105,7 @@ def test_torch_runs_recurrent_layers_as_keras_does(tmp_path: Path) -> None:
     assert (operators.count("LSTM"), operators.count("GRU")) == (3, 2)
 
 
+@pytest.mark.slow
 def test_inductor_takes_what_keras_reads_for_weights(tmp_path: Path) -> None:
     """Keras keeps them beside the module's parameters, and a kernel transposed: Inductor folds that wrongly."""
     sequence = keras.Input((None, 4), name="sequence")
@@ -121,6 +122,7 @@ def test_inductor_takes_what_keras_reads_for_weights(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_inductor_takes_a_grey_image_whose_channel_is_last(tmp_path: Path) -> None:
     """Frozen, its convolution would be read in the wrong order: it is compiled without, and says so."""
     image = keras.Input((12, 12, 1), name="image")

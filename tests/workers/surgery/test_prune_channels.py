@@ -247,6 +247,7 @@ def test_takes_no_steps_where_they_would_be_faster_than_asked_for(prune: Run, sm
     assert any("estimated once" in text for text in context.told)
 
 
+@pytest.mark.slow
 def test_names_the_nearest_latency_that_it_reached(prune: Run, small: nn.Module):
     unpruned, _ = prune(small, digits().train, ratio=0)
     timing = OfOperations(unpruned, lambda flops: 0.9 if flops > 0.5 else 0.3)
