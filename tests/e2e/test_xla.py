@@ -18,6 +18,7 @@ from tests.e2e.service import Service, run_alone
 
 SETTINGS = {"BURNISH_RUNTIMES": "xla-cpu,xla-tpu,torch-eager", "BURNISH_MEASURE_SECONDS": "1"}
 ON_CPU = [{"runtime": "xla-cpu", "params": {"threads": 1}}]
+pytestmark = pytest.mark.slow
 NO_TPU = pytest.mark.skipif(TPU in accelerators(), reason="there is a TPU, on which engines are measured")
 
 
