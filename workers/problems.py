@@ -11,7 +11,7 @@ def problem_of(error: Exception, stage: str | None) -> BurnishError:
     """What a person can act on; anything unforeseen is `internal`, with the traceback in the log."""
     if isinstance(error, BurnishError):
         known = error
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or _is_refused_memory(error):
         known = OutOfMemory("the process could not get the memory that it asked for")
     elif (full := disk_full(error)) is not None:
         known = full
@@ -22,6 +22,13 @@ def problem_of(error: Exception, stage: str | None) -> BurnishError:
         )
     known.stage = known.stage or stage
     return known
+
+
+def _is_refused_memory(error: Exception) -> bool:
+    """PyTorch says it in words where processors are out of memory, and by a class of its own where GPUs are."""
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    )
 
 
 class ProcessDied(Crashed):

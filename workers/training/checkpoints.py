@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from workers.training.averaging import Average
 from workers.training.group import Group
 from workers.training.optimizers import trained
-from workers.training.weights import fill, load_tensors, save_tensors, state_of
+from workers.training.weights import fill, save_tensors, state_of, stored
 
 TENSORS, STATE, FOLDER = "tensors.safetensors", "state.json", "checkpoints"
 KEPT = 1  # folders: what was told of is kept elsewhere
@@ -68,12 +68,12 @@ def keep(
     tell: Callable[[Path], None],
 ) -> None:
     """Write checkpoint `number` under `out` and tell of it; old ones go. Every process calls it, the main one writes."""
-    whole = group.whole(held.tensors())
+    folder = out / FOLDER / f"{number:06d}"
+    if group.is_main:
+        folder.mkdir(parents=True)
+    save_tensors(held.tensors(), folder / TENSORS, group)
     if not group.is_main:
         return
-    folder = out / FOLDER / f"{number:06d}"
-    folder.mkdir(parents=True)
-    save_tensors(whole, folder / TENSORS)
     (folder / STATE).write_text(json.dumps(dict(state), allow_nan=False))
     tell(folder)
     for old in sorted(folder.parent.iterdir())[:-KEPT]:
@@ -82,26 +82,22 @@ def keep(
 
 def restore(held: Trained, folder: Path, group: Group) -> dict[str, Any]:
     """Go on from a checkpoint of the same training; its state."""
-    tensors = load_tensors(folder / TENSORS)
-    fill(held.network, _below("network/", tensors), group)
-    for number, helper in enumerate(held.helpers):
-        group.fill(helper, tensors[f"helpers/{number}"])
-    for name, parameter in held.parameters().items():
-        for key, value in _below(f"optimizer/{name}/", tensors).items():
-            held.optimizer.state[parameter][key] = _like(parameter, value, group)
-    if held.average is not None:
-        for name, value in _below("average/", tensors).items():
-            group.fill(held.average.state[name], value)
-    if best := _below("best/", tensors):
-        held.remember()
-        for name, value in best.items():
-            group.fill(held.best[name], value)
+    with stored(folder / TENSORS) as tensors:
+        fill(held.network, tensors.below("network/"), group)
+        for number, helper in enumerate(held.helpers):
+            group.fill(helper, tensors[f"helpers/{number}"])
+        for name, parameter in held.parameters().items():
+            for key, value in tensors.below(f"optimizer/{name}/").items():
+                held.optimizer.state[parameter][key] = _like(parameter, value, group)
+        if held.average is not None:
+            for name, value in tensors.below("average/").items():
+                group.fill(held.average.state[name], value)
+        if best := tensors.below("best/"):
+            held.remember()
+            for name, value in best.items():
+                group.fill(held.best[name], value)
     state: dict[str, Any] = json.loads((folder / STATE).read_text())
     return state
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
 
 
 def _like(parameter: nn.Parameter, value: Tensor, group: Group) -> Tensor:

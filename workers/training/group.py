@@ -1,6 +1,6 @@
 """The processes that train one network together, seen from one of them; and the only one where there are no others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -51,8 +51,8 @@ class Group(Protocol):
         """Give every process the same buffers (statistics of batch norms), before the network is scored or kept."""
         ...
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies on the CPU, of the whole tensor where this process has a share. Processes but the main one may get none."""
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A copy on the CPU, of the whole tensor where this process has a share; an empty one in all processes but the main one."""
         ...
 
     def fill(self, target: Tensor, value: Tensor) -> None:
@@ -90,9 +90,9 @@ class SingleProcess:
     def align(self, network: nn.Module) -> None:
         """There are no others."""
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def whole(self, tensor: Tensor) -> Tensor:
         """See `Group.whole`."""
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        return tensor.detach().to("cpu", copy=True)
 
     def fill(self, target: Tensor, value: Tensor) -> None:
         """See `Group.fill`."""

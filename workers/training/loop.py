@@ -31,7 +31,7 @@ from workers.training.scalars import MOST_POINTS
 from workers.training.schedules import rate
 from workers.training.scoring import Scoring, score
 from workers.training.task import STAGE, Batch, Batches, Task
-from workers.training.weights import state_of
+from workers.training.weights import save_tensors, state_of
 from workers.training.zeros import KeptZeros, zeros_of
 
 Tell = Callable[[dict[str, Any]], None]
@@ -131,9 +131,9 @@ class Loop:
             layers=_layers(self._task.network),
         )
 
-    def result(self) -> dict[str, Tensor]:
-        """The network's weights as `run` left them, whole; in the main process."""
-        return self._group.whole(state_of(self._task.network))
+    def save(self, path: Path) -> None:
+        """Write the network's weights as `run` left them, whole; every process calls it."""
+        save_tensors(state_of(self._task.network), path, self._group)
 
     def _epoch(self) -> None:
         progress = self._progress

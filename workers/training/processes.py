@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -76,14 +76,10 @@ class Processes:
             for buffer, mean in zip(numbers, torch.split(flat, [b.numel() for b in numbers]), strict=True):
                 buffer.copy_(mean.view(buffer.shape))
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def whole(self, tensor: Tensor) -> Tensor:
         """See `Group.whole`."""
-        found = {}
-        for name, tensor in tensors.items():
-            value = sharded.full(tensor.detach())
-            if self.is_main:
-                found[name] = value.to("cpu", copy=True)
-        return found
+        value = sharded.full(tensor.detach())
+        return value.to("cpu", copy=True) if self.is_main else torch.empty(0)
 
     def fill(self, target: Tensor, value: Tensor) -> None:
         """See `Group.fill`."""

@@ -16,7 +16,7 @@ from workers.training.report import TrainingReport
 from workers.training.scalars import write_scalars
 from workers.training.scoring import scoring_of
 from workers.training.task import STAGE, Task, TrainingJob, device_of
-from workers.training.weights import WEIGHTS, save_tensors
+from workers.training.weights import WEIGHTS
 
 SCALARS = "scalars"
 
@@ -59,13 +59,12 @@ def train(job: TrainingJob, group: Group, tell: Tell, phases: Phases = UNMEASURE
             checkpoint=job.checkpoint, phases=phases,
         )  # fmt: skip
         report = loop.run()
-        weights = loop.result()
+        loop.save(job.out / WEIGHTS)
     finally:
         batches.close()
         if validation is not None:
             validation.close()
     if group.is_main:
-        save_tensors(weights, job.out / WEIGHTS)
         write_scalars(loop.rows, job.out / SCALARS)
         report.save(job.out)
     group.barrier()

@@ -1,14 +1,22 @@
 """A network's state by name: what checkpoints, averages and results hold."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.training.group import Group
+from workers.training.group import Group, SingleProcess
 
 WEIGHTS = "trained.safetensors"
+TYPES = {  # as safetensors calls them
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.complex64: "C64",
+}  # fmt: skip
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
@@ -32,28 +40,68 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], group: Group) -> None:
         group.fill(tensor, state[name])
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write safetensors: each tensor whole, on the CPU, in memory of its own."""
-    from safetensors.torch import save_file
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, group: Group) -> None:
+    """Write safetensors, one whole tensor after another: no process ever holds all of them. Every process calls it, the main one writes.
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    Source: https://github.com/huggingface/safetensors#format
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # so that all lie aligned
+    if not group.is_main:
+        for name in names:
+            group.whole(tensors[name])
+        return
+    with path.open("wb") as file:
+        file.write(_header({name: tensors[name] for name in names}))
+        for name in names:
+            held = group.whole(tensors[name]).contiguous()
+            held.reshape(-1).view(torch.uint8).numpy().tofile(file)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors onto the CPU."""
-    from safetensors.torch import load_file
+def _header(tensors: Mapping[str, Tensor]) -> bytes:
+    places: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        first, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        dtype = TYPES[tensor.dtype]
+        places[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [first, end]}
+    text = json.dumps(places, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
-    found: dict[str, Tensor] = load_file(path)
-    return found
+
+class Stored(Mapping[str, Tensor]):
+    """The tensors of an open file whose names begin with `prefix`, without it: each is read when it is asked for."""
+
+    def __init__(self, file: Any, prefix: str = ""):
+        self._file = file
+        self._prefix = prefix
+        self._names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self._file.get_tensor(f"{self._prefix}{name}")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def below(self, prefix: str) -> "Stored":
+        """Those whose names go on with `prefix`."""
+        return Stored(self._file, f"{self._prefix}{prefix}")
+
+
+@contextmanager
+def stored(path: Path) -> Iterator[Stored]:
+    """What a file of safetensors holds, read onto the CPU."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        yield Stored(file)
 
 
 def load_trained(network: nn.Module, path: Path) -> None:
     """Put the result of a training into a network that was opened from the same program."""
-    own = state_of(network)
-    held = load_tensors(path)
-    if own.keys() != held.keys():
-        other = sorted(own.keys() ^ held.keys())
-        raise ValueError(f"{path.name} is of another network: {other[:5]}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(held[name])
+    with stored(path) as held:
+        fill(network, held, SingleProcess())

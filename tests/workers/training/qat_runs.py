@@ -28,6 +28,7 @@ from workers.torch.to_onnx import program_to_onnx
 from workers.training.fake_quant_finish import trained_model
 from workers.training.fake_quant_network import FakeQuantized
 from workers.training.fake_quant_prepare import Plan, Prepared, prepare_training
+from workers.training.group import SingleProcess
 from workers.training.weights import save_tensors, state_of
 
 LOADER = {"mode": "fixed", "workers": 0, "cache": "none"}
@@ -136,7 +137,7 @@ def run(kind: str, form: str, folder: Path) -> Run:
         nn.functional.cross_entropy(network(x)[0], torch.from_numpy(labels)).backward()
         optimizer.step()
     network.eval()
-    save_tensors(state_of(network), folder / "w.safetensors")
+    save_tensors(state_of(network), folder / "w.safetensors", SingleProcess())
     ended = save_onnx(trained_model(prepared, folder / "w.safetensors", params), folder / "ended")
     chosen = {name: value for name, value in FORMS[form].items() if name != "ranges"}
     by_static = static(onnx_of(model, folder / "onnx"), data, folder / "static", **chosen)

@@ -7,6 +7,7 @@ With SingleProcess (`one_step` called in a test) it is what the others are held 
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -72,19 +73,24 @@ def one_step(program: Path, group: Group) -> tuple[dict[str, Tensor], dict[str, 
         losses.append(float(loss.detach()) / PARTS)
     parameters = {**dict(network.named_parameters()), "projection": step.projection}
     gradients = {name: one.grad for name, one in parameters.items() if one.grad is not None}
-    found = {f"gradient/{name}": one for name, one in group.whole(gradients).items()}
+    found = {f"gradient/{name}": one for name, one in wholes(group, gradients).items()}
     norm = float(group.norm(list(gradients.values())))
     optimizer.step()
     group.align(network)
-    found |= {f"after/{name}": one for name, one in group.whole(dict(network.state_dict())).items()}
+    found |= {f"after/{name}": one for name, one in wholes(group, dict(network.state_dict())).items()}
     state = {name: optimizer.state[one]["exp_avg_sq"] for name, one in parameters.items()}
-    found |= {f"state/{name}": one for name, one in group.whole(state).items()}
+    found |= {f"state/{name}": one for name, one in wholes(group, state).items()}
     held = sum(_local(one).numel() for one in network.parameters())
     for name, parameter in network.named_parameters():
         group.fill(parameter, torch.full(parameter.shape, float(len(name))))
-    found |= {f"filled/{name}": one for name, one in group.whole(dict(network.named_parameters())).items()}
+    found |= {f"filled/{name}": one for name, one in wholes(group, dict(network.named_parameters())).items()}
     loss = group.sum(torch.tensor([sum(losses)], dtype=torch.float64)) / group.world
     return found, {"norm": norm, "loss": float(loss), "held": held, "unused": step.unused.weight.grad is None}
+
+
+def wholes(group: Group, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each as a whole, in the main process."""
+    return {name: group.whole(tensor) for name, tensor in tensors.items()}
 
 
 def _local(tensor: Tensor) -> Tensor:
