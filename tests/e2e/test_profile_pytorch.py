@@ -1,22 +1,39 @@
 """Whole jobs of kind `profile` on PyTorch's own runtimes: they speak of layers as the model's structure does."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.client import Client
+from app.embedded import Embedded
 from app.profiles.schemas import Profile
 from tests.e2e.service import Service
 from tests.workers.profiling import torch_subjects
 from tests.workers.training import networks
 
+RUNTIMES = ("torch-eager", "torch-inductor-cpu")
 
-def wait_until_served(service: Service, runtime: str, seconds: float = 180) -> None:
+
+@pytest.fixture(scope="module")
+def pytorch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose worker serves PyTorch's runtimes; that of the other tests does not."""
+    folder = tmp_path_factory.mktemp("pytorch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BURNISH_RUNTIMES", ",".join(RUNTIMES))
+        with Embedded(folder / "data") as running, Client(running.url, running.api_key) as client:
+            wait_until_served(client)
+            yield Service(client, folder)
+
+
+def wait_until_served(client: Client, seconds: float = 300) -> None:
     """The service is there once a worker serves anything; others of its runtimes try themselves still."""
     until = time.monotonic() + seconds
-    while not any(f"runtime.{runtime}" in worker["queues"] for worker in service.client.workers()):
-        assert time.monotonic() < until, f"no worker serves {runtime}"
+    wanted = {f"runtime.{name}" for name in RUNTIMES}
+    while not wanted <= {queue for worker in client.workers() for queue in worker["queues"]}:
+        assert time.monotonic() < until, "no worker serves all of PyTorch's runtimes"
         time.sleep(1)
 
 
@@ -29,16 +46,17 @@ def profiled(service: Service, model: str, **fields: Any) -> tuple[dict[str, Any
     return job, Profile.model_validate_json(path.read_bytes())
 
 
-@pytest.mark.parametrize("runtime", ["torch-eager", "torch-inductor-cpu"])
-def test_layers_are_those_of_the_model(service: Service, tmp_path: Path, runtime: str) -> None:
-    wait_until_served(service, runtime)
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # each of the launches imports PyTorch
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_layers_are_those_of_the_model(pytorch: Service, tmp_path: Path, runtime: str) -> None:
     subject = torch_subjects.small(tmp_path / "small")
-    model = service.model(subject.original.path)
+    model = pytorch.model(subject.original.path)
     target = {"runtime": runtime, "params": {"threads": 1}}
     asked = {"seconds": 1.0, "traces": ["chrome", "flamegraph"]}
-    job, found = profiled(service, model, targets=[target], profile=asked)
+    job, found = profiled(pytorch, model, targets=[target], profile=asked)
 
-    listed = {layer["name"] for layer in service.client.structure(model)["layers"]}
+    listed = {layer["name"] for layer in pytorch.client.structure(model)["layers"]}
     assert {"stem.0", "stem.1", "block.0", "block.1", "head"} == listed
     named = [name for layer in found.layers for name in layer.layers]
     assert listed <= set(named)
