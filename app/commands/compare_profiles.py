@@ -65,19 +65,32 @@ def print_difference(console: Console, before: Profile, after: Profile) -> None:
         )
         table.add_row(*map(escape, cells))
     console.print(table)
-    console.print(escape(sentence(before, after, found)), soft_wrap=True)
+    console.print(escape(sentence(found)), soft_wrap=True)
 
 
-def sentence(before: Profile, after: Profile, found: list[Change]) -> str:
-    """What explains the difference, in one sentence."""
-    whole = after.layers_ms - before.layers_ms
+def sentence(found: list[Change]) -> str:
+    """What explains the difference, in a few sentences."""
     named = explaining(found)
-    if not named or all(change.what == "same" for change in named):
-        return "no layer explains a difference: all take about as long"
-    share = sum(change.difference_ms for change in named) / whole
-    names = ", ".join(change.name for change in named[:SHOWN])
-    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    return f"{share:.0%} of the {whole:+.3g} ms lie in {names}{more}"
+    told = []
+    if found and found[0].pace != 1:
+        told.append(
+            f"what both compute in the same way takes {found[0].pace:.2f} times as long as before: the machine was busier or "
+            "slower during one of the profiles, so differences are counted beyond that"
+        )
+    if named:
+        whole = sum(change.difference_ms for change in found)
+        inside = sum(change.difference_ms for change in named)
+        told.append(f"{inside:+.3g} of {whole:+.3g} ms lie in {_names(named)}")
+    else:
+        told.append("no layer explains a difference: all take about as long")
+    if otherwise := [change for change in found if change.otherwise and change not in named]:
+        told.append(f"computed otherwise than before: {_names(otherwise)}")
+    return "; ".join(told)
+
+
+def _names(found: list[Change]) -> str:
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(f"{change.name} ({change.words})" for change in found[:SHOWN]) + more
 
 
 def difference_json(before: Profile, after: Profile) -> Json:
@@ -85,9 +98,15 @@ def difference_json(before: Profile, after: Profile) -> Json:
     found = changes(before, after)
     return {
         "changes": [
-            {**asdict(change), "difference_ms": change.difference_ms, "words": change.words}
+            {
+                **asdict(change),
+                "name": change.name,
+                "difference_ms": change.difference_ms,
+                "words": change.words,
+            }
             for change in found
         ],
         "explained_by": [change.name for change in explaining(found)],
-        "sentence": sentence(before, after, found),
+        "pace": found[0].pace if found else 1.0,
+        "sentence": sentence(found),
     }

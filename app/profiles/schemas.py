@@ -32,6 +32,11 @@ class Layer(_Part):
     place: str | None = Field(
         None, description="What runs it: an execution provider, a kernel's name, a device."
     )
+    layout: str | None = Field(
+        None,
+        description="How its kernel wants values laid out in memory, where the runtime tells: `nchwc` (ONNX Runtime's blocks of "
+        "channels), `nhwc`, OpenVINO's own words such as `aBcd16b`. Null: as the model has them, or nobody can tell.",
+    )
     output: list[int] | None = Field(None, description="The shape of its first output.")
     flops: int | None = Field(None, description="Operations of one inference; a multiply and an add are two.")
     moved_bytes: int | None = Field(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from app.client import Client
+from app.embedded import Embedded
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ class Service:
         with zipfile.ZipFile(io.BytesIO(zipped.read_bytes())) as archive:
             archive.extractall(folder)
         return folder
+
+
+def burnish(
+    embedded: Embedded, *arguments: str, check: int = 0, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """A command of the installed package, in a process of its own."""
+    known = {"BURNISH_URL": embedded.url, "BURNISH_API_KEY": embedded.api_key, **more}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "app.cli", *arguments], env=os.environ | known, capture_output=True, text=True,
+        timeout=500,
+    )  # fmt: skip
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
 
 
 def run_alone(bundle: Path) -> dict[str, Any]:

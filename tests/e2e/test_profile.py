@@ -4,54 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from app.profiles.difference import changes, explaining
+from app.embedded import Embedded
 from app.profiles.schemas import Profile
+from tests.e2e.convolutions import CHANNELS, LAYERS, SIZE, explaining, network, run
 from tests.e2e.service import Service
 
 TARGET = {"runtime": "onnxruntime-cpu", "params": {"threads": 1}}
-CHANNELS, SIZE, LAYERS = 64, 28, 4
-
-
-def network(path: Path, kernels: list[int]) -> Path:
-    """Convolutions of these kernel sizes on [1, 64, 28, 28], a ReLU behind each."""
-    chance = np.random.default_rng(0)
-    names = ["x", *(f"v{number}" for number in range(len(kernels) - 1)), "y"]
-    nodes, weights = [], []
-    for number, kernel in enumerate(kernels):
-        weight = chance.standard_normal((CHANNELS, CHANNELS, kernel, kernel)).astype(np.float32) / 25
-        weights.append(numpy_helper.from_array(weight, f"w{number}"))
-        nodes += [
-            helper.make_node(
-                "Conv",
-                [names[number], f"w{number}"],
-                [f"c{number}"],
-                name=f"conv{number}",
-                pads=[kernel // 2] * 4,
-            ),
-            helper.make_node("Relu", [f"c{number}"], [names[number + 1]], name=f"relu{number}"),
-        ]
-    x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, CHANNELS, SIZE, SIZE])
-        for name in ("x", "y")
-    )
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", [x], [y], weights),
-        opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
-    )  # fmt: skip
-    onnx.save(model, str(path))
-    return path
-
-
-def run(service: Service, subject: str, **fields: Any) -> dict[str, Any]:
-    body = {"kind": "profile", "subject": subject, "profile": {"seconds": 1.0}, **fields}
-    job = service.client.wait(service.client.submit(body)["id"])
-    assert job["status"] == "succeeded", job["problem"]
-    return job
 
 
 def read(service: Service, job: dict[str, Any]) -> Profile:
@@ -87,16 +47,16 @@ def test_where_the_time_of_a_model_goes(service: Service, convolutions: str, tmp
 
 
 def test_a_slower_layer_is_named_where_two_profiles_are_compared(
-    service: Service, convolutions: str, tmp_path: Path
+    embedded: Embedded, service: Service, convolutions: str, tmp_path: Path
 ) -> None:
     engine = service.optimize(convolutions, [])["result"]["artifacts"]["engine"]
     slower = service.model(network(tmp_path / "slower.onnx", [3, 3, 7, 3]))
     plain = {"seconds": 1.0, "advise": False}
     before, after = run(service, engine, profile=plain), run(service, slower, targets=[TARGET], profile=plain)
     assert before["targets"][0]["params"]["threads"] == 1
-    named = explaining(changes(read(service, before), read(service, after)))
-    assert "conv2" in named[0].layers
-    assert named[0].what == "slower"
+    named = explaining(embedded, before, after)
+    assert "conv2" in named[0]["layers"]
+    assert named[0]["what"] == "slower"
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
 """A job's report by the command, and the job done again from it: real work, a real service."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,7 @@ import pytest
 from app.embedded import Embedded
 from app.reports.schemas import Report
 from demo import digits
-from tests.e2e.service import Service
-
-
-def burnish(
-    embedded: Embedded, *arguments: str, check: int = 0, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """A command of the installed package, in a process of its own."""
-    known = {"BURNISH_URL": embedded.url, "BURNISH_API_KEY": embedded.api_key, **more}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app.cli", *arguments], env=os.environ | known, capture_output=True, text=True,
-        timeout=500,
-    )  # fmt: skip
-    assert done.returncode == check, done.stdout + done.stderr
-    return done
+from tests.e2e.service import Service, burnish
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,13 @@ from workers.profiling.chrome import Slice, chrome_trace
 from workers.profiling.onnx_labels import Level
 from workers.profiling.onnxruntime_trace import SUFFIX, Call, Run
 from workers.profiling.recorded import Row, Trace
-from workers.runtimes.onnx_facts import DYNAMIC_COMPUTE, INT8_COMPUTE
+from workers.profiling.turns import settled
+from workers.runtimes.onnx_facts import BLOCKED, DYNAMIC_COMPUTE, INT8_COMPUTE
 
 NOTED = 0.05  # of a run
 TRACED_CALLS = 20_000  # of the trace that viewers get
 LOOKED_UP = frozenset(("Gather", "GatherND", "GatherElements", "EmbedLayerNormalization"))
+LAYOUTS = {BLOCKED: "nchwc", "com.ms.internal.nhwc": "nhwc"}  # by domain
 PRECISIONS = {
     "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8", "uint8": "int8",
 }  # fmt: skip
@@ -29,46 +31,58 @@ class _Node:
 
     first: Call
     calls: int = 0
-    host_us: int = 0
     kernels_us: int = 0
     moved_bytes: int = 0
 
 
 def rows(runs: Sequence[Run], graph: Level) -> list[Row]:
-    """The nodes of the engine's graph that were called, in the order of their first calls; times are means over the runs.
+    """The nodes of the engine's graph that were called, in the order of their first calls; times are those of a usual run (`settled`).
 
     A node with graphs of its own has the time that no node inside took. Where kernels of a GPU were told, a node has their time.
     """
     weights = {tensor.name: tensor for level in graph.levels() for tensor in level.graph.initializer}
     nodes: dict[str, _Node] = {}
+    spent: list[dict[str, float]] = []
     for run in runs:
         called: dict[str, _Node] = {}
+        host_us: dict[str, float] = {}
         for call in run.all():
-            node = nodes.setdefault(call.label or call.name, _Node(call))
+            name = call.label or call.name
+            node = nodes.setdefault(name, _Node(call))
             node.calls += 1
-            node.host_us += call.own_us
+            host_us[name] = host_us.get(name, 0.0) + call.own_us
             node.moved_bytes += _moved_bytes(call, weights)
             called[call.name] = node
         for kernel in run.kernels:
             owner = called.get(str(kernel.get("args", {}).get("parent_name", "")).removesuffix(SUFFIX))
             if owner is not None:
                 owner.kernels_us += int(kernel["dur"])
-    return [_row(name, node, len(runs)) for name, node in nodes.items()]
+        spent.append(host_us)
+    usual = settled(spent)
+    return [_row(name, node, len(runs), usual[name]) for name, node in nodes.items()]
 
 
-def _row(name: str, node: _Node, runs: int) -> Row:
+def _row(name: str, node: _Node, runs: int, host_us: float) -> Row:
     told, outputs = node.first.told, _tensors(node.first.told, "output_type_shape")
     moved = None if node.first.has_graphs else round(node.moved_bytes / runs)
     return Row(
         name=name,
         operator=node.first.operator,
         calls=node.calls / runs,
-        mean_ms=(node.kernels_us or node.host_us) / 1000 / runs,
+        mean_ms=(node.kernels_us / runs or host_us) / 1000,
         precision=_precision(node.first),
         place=told.get("provider"),
         output=tuple(outputs[0][1]) if outputs else None,
         moved_bytes=moved,
+        layout=_layout(node.first),
     )
+
+
+def _layout(call: Call) -> str | None:
+    """Operators on values in another layout have a domain of their own."""
+    if call.label is None or call.level is None:
+        return None
+    return LAYOUTS.get(call.level.graph.node[call.place].domain)
 
 
 def _precision(call: Call) -> str | None:

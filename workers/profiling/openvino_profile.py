@@ -113,6 +113,7 @@ def _rows(graph: Any, spent: Mapping[str, float], network: Graph) -> list[Row]:
             mean_ms=spent[node.get_friendly_name()] / 1000,
             precision=_precision(node),
             place=runtime_info(node, "primitiveType"),
+            layout=_layout(node),
             output=_shape(node),
             sources=sources.get(node.get_friendly_name(), ()),
         )
@@ -130,6 +131,11 @@ def _precision(node: Any) -> str | None:
     ):
         kind = node.input(0).get_element_type().to_string()
     return PRECISIONS.get(kind)
+
+
+def _layout(node: Any) -> str | None:
+    told = "outputLayouts" in node.get_rt_info()
+    return (told and runtime_info(node, "outputLayouts")) or None
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:

@@ -32,6 +32,7 @@ class Row:
     sources: tuple[str, ...] = ()
     flops: int | None = None
     moved_bytes: int | None = None
+    layout: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def as_layers(rows: Sequence[Row], names: Sequence[Sequence[str]]) -> list[Layer
             share=row.mean_ms / total if total else 0.0,
             precision=row.precision,
             place=row.place,
+            layout=row.layout,
             output=list(row.output) if row.output is not None else None,
             flops=row.flops,
             moved_bytes=row.moved_bytes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from workers.profiling.flamegraph import Stack
 from workers.profiling.recorded import Row
 from workers.profiling.torch_spans import Span
+from workers.profiling.turns import settled
 
 Calls = tuple[float, float]  # how many, and what they took together in milliseconds
 
@@ -32,13 +33,10 @@ class Shape:
 
 def mean(runs: Sequence[Mapping[str, Calls]]) -> dict[str, Calls]:
     """The calls of one run by label, over several."""
-    labels = dict.fromkeys(label for run in runs for label in run)
+    times = settled([{label: spent for label, (_, spent) in run.items()} for run in runs])
     return {
-        label: (
-            sum(run.get(label, (0, 0))[0] for run in runs) / len(runs),
-            sum(run.get(label, (0, 0))[1] for run in runs) / len(runs),
-        )
-        for label in labels
+        label: (sum(run.get(label, (0, 0))[0] for run in runs) / len(runs), spent)
+        for label, spent in times.items()
     }
 
 

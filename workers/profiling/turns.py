@@ -1,8 +1,8 @@
-"""Runs under a profiler: a warm-up, then feeds in turns, and which of the runs stand for all."""
+"""Runs under a profiler: a warm-up, then feeds in turns, which of the runs stand for all, and what each row takes of them."""
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,29 @@ def take_turns(
 
 
 def typical(run_ms: Sequence[float]) -> list[int]:
-    """The half of the runs that lies nearest to their median, by place. Rows are means over these.
+    """The half of the runs that lies nearest to their median, by place.
 
-    So a run that was interrupted colours no row, and the rows' sum can be held against the median run.
+    So the rows' sum can be held against the median run, and runs that were interrupted more than others colour no row.
     """
     middle = statistics.median(run_ms)
     order = sorted(range(len(run_ms)), key=lambda number: (abs(run_ms[number] - middle), number))
     return sorted(order[: max(1, (len(run_ms) + 1) // 2)])
+
+
+def settled(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The time that each label takes of one run, of its times in several; together they are these runs' mean.
+
+    On a busy machine every run is interrupted somewhere, and the label that ran just then has the whole of it. So of each label the
+    faster half of its times counts, but for the fastest, and what runs took is shared out by these.
+    """
+    times: dict[str, list[float]] = {}
+    for run in runs:
+        for label, spent in run.items():
+            times.setdefault(label, []).append(spent)
+    usual = {label: _usual(found) * len(found) / len(runs) for label, found in times.items()}
+    whole, shared = sum(sum(found) for found in times.values()) / len(runs), sum(usual.values())
+    return {label: spent * whole / shared if shared else 0.0 for label, spent in usual.items()}
+
+
+def _usual(times: Sequence[float]) -> float:
+    return statistics.fmean(sorted(times)[len(times) // 8 : (len(times) + 1) // 2])

@@ -80,6 +80,53 @@ def test_a_difference_in_both_directions_is_explained_by_that_of_the_whole() -> 
     assert [change.name for change in explaining(changes(before, after))] == ["a"]
 
 
+def test_what_a_busy_machine_did_to_all_layers_explains_nothing() -> None:
+    """The first profile was made while others took two thirds of the processor."""
+    before = profile(*(row([f"conv{number}"], 1.6, flops=10) for number in range(4)))
+    after = profile(
+        *(row([f"conv{number}"], 0.5, flops=10) for number in (0, 1, 3)), row(["conv2"], 2.7, flops=54)
+    )
+    found = changes(before, after)
+    (named,) = explaining(found)
+    assert (named.name, named.what) == ("conv2", "slower")
+    assert named.pace == pytest.approx(0.5 / 1.6)
+    assert named.difference_ms == pytest.approx(2.7 - 0.5)
+    assert {change.what for change in found if change is not named} == {"same"}
+
+
+def test_what_layers_that_are_computed_alike_differ_by_is_chance() -> None:
+    before = profile(*(row([f"conv{number}"], 1.0, flops=10) for number in range(6)))
+    times = [0.8, 1.25, 0.9, 1.15, 1.4, 3.0]
+    after = profile(*(row([f"conv{number}"], ms, flops=10) for number, ms in enumerate(times)))
+    assert [change.name for change in explaining(changes(before, after))] == ["conv5"]
+
+
+@pytest.mark.parametrize("field", ["precision", "place", "layout", "operator", "flops"])
+def test_layers_that_are_computed_otherwise_tell_nothing_of_the_machine(field: str) -> None:
+    told = {"flops": (10, 20)}.get(field, ("one", "other"))
+    before, after = (
+        profile(*(row([f"conv{number}"], ms, **{field: value}) for number in range(6)))
+        for ms, value in zip((1.0, 2.0), told, strict=True)
+    )
+    found = changes(before, after)
+    assert len(explaining(found)) == 5
+    assert {(change.what, change.pace) for change in found} == {("slower", 1.0)}
+
+
+def test_another_release_or_target_may_be_slower_everywhere() -> None:
+    before = profile(*(row([f"conv{number}"], 1.0) for number in range(6)))
+    after = profile(*(row([f"conv{number}"], 2.0) for number in range(6)))
+    assert not explaining(changes(before, after))
+    for told in ({"versions": {"onnxruntime": "2"}}, {"threads": 2}, {"batch": 4}):
+        assert len(explaining(changes(before, after.model_copy(update=told)))) == 5
+
+
+def test_another_layout_is_told() -> None:
+    before = profile(row(["a"], 1.0, layout="nchwc"))
+    (found,) = changes(before, profile(row(["a"], 1.0)))
+    assert (found.what, found.words) == ("same", "layout nchwc before, plain after")
+
+
 @pytest.mark.parametrize(("after_ms", "what"), [(1.09, "same"), (1.2, "slower"), (0.8, "faster")])
 def test_what_counts_as_a_change(after_ms: float, what: str) -> None:
     found = changes(profile(row(["a"], 1.0)), profile(row(["a"], after_ms)))
