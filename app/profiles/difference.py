@@ -17,7 +17,7 @@ from app.profiles.schemas import Layer, Profile
 SAME = 0.1  # of the time before, by which a group may differ and count as the same
 SMALL = 0.01  # of the larger profile's time, below which a difference is no news
 ALIKE_GROUPS = 3  # computed alike, that tell how busy the machine was
-ALIKE_SHARE = 0.2  # of both profiles' time, that they take at least
+ALIKE_SHARE = 0.2  # of a profile's time, that they take at least
 AGREE = 0.25  # by which they may lie apart in the middle, and still tell it
 NOISE = 3.0  # times that, by which a group may differ and count as the same
 EXPLAINED = 0.8  # of the whole difference, that the groups named first add up to
@@ -134,9 +134,18 @@ def _pace(
     that, in the middle, `NOISE` times. (1, 0) where too few tell, or they do not agree."""
     alike = [key for key in first if key in second and _how(first[key]) == _how(second[key])]
     times = [(_ms(first[key]), _ms(second[key])) for key in alike]
-    times = [(one, other) for one, other in times if one > SMALL * first_ms and other > SMALL * second_ms]
-    shares = sum(one for one, _ in times), sum(other for _, other in times)
-    if len(times) < ALIKE_GROUPS or shares[0] < ALIKE_SHARE * first_ms or shares[1] < ALIKE_SHARE * second_ms:
+    times = [
+        (one, other)
+        for one, other in times
+        if min(one, other) > 0 and (one > SMALL * first_ms or other > SMALL * second_ms)
+    ]
+    # of the one where they are more: a layer that became much slower leaves them little of the other
+    share = (
+        max(sum(one for one, _ in times) / first_ms, sum(other for _, other in times) / second_ms)
+        if times
+        else 0.0
+    )
+    if len(times) < ALIKE_GROUPS or share < ALIKE_SHARE:
         return 1.0, 0.0
     pace = median(other / one for one, other in times)
     apart = median(abs(other / (pace * one) - 1) for one, other in times)

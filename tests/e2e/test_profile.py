@@ -1,4 +1,4 @@
-"""Whole jobs of kind `profile`: of a model, of a built engine, and two of them compared."""
+"""Whole jobs of kind `profile`: of a model, and two of them compared. Built engines are those of `test_regressions.py`."""
 
 import json
 from pathlib import Path
@@ -49,11 +49,9 @@ def test_where_the_time_of_a_model_goes(service: Service, convolutions: str, tmp
 def test_a_slower_layer_is_named_where_two_profiles_are_compared(
     embedded: Embedded, service: Service, convolutions: str, tmp_path: Path
 ) -> None:
-    engine = service.optimize(convolutions, [])["result"]["artifacts"]["engine"]
     slower = service.model(network(tmp_path / "slower.onnx", [3, 3, 7, 3]))
     plain = {"seconds": 1.0, "advise": False}
-    before, after = run(service, engine, profile=plain), run(service, slower, targets=[TARGET], profile=plain)
-    assert before["targets"][0]["params"]["threads"] == 1
+    before, after = (run(service, one, targets=[TARGET], profile=plain) for one in (convolutions, slower))
     named = explaining(embedded, before, after)
     assert "conv2" in named[0]["layers"]
     assert named[0]["what"] == "slower"

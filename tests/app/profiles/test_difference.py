@@ -80,17 +80,18 @@ def test_a_difference_in_both_directions_is_explained_by_that_of_the_whole() -> 
     assert [change.name for change in explaining(changes(before, after))] == ["a"]
 
 
-def test_what_a_busy_machine_did_to_all_layers_explains_nothing() -> None:
-    """The first profile was made while others took two thirds of the processor."""
-    before = profile(*(row([f"conv{number}"], 1.6, flops=10) for number in range(4)))
+@pytest.mark.parametrize(("before_ms", "slow_ms"), [(1.6, 2.7), (10.4, 42.0)], ids=["busy", "very-busy"])
+def test_what_a_busy_machine_did_to_all_layers_explains_nothing(before_ms: float, slow_ms: float) -> None:
+    """The first profile was made while others took most of the processor."""
+    before = profile(*(row([f"conv{number}"], before_ms, flops=10) for number in range(4)))
     after = profile(
-        *(row([f"conv{number}"], 0.5, flops=10) for number in (0, 1, 3)), row(["conv2"], 2.7, flops=54)
+        *(row([f"conv{number}"], 0.5, flops=10) for number in (0, 1, 3)), row(["conv2"], slow_ms, flops=54)
     )
     found = changes(before, after)
     (named,) = explaining(found)
     assert (named.name, named.what) == ("conv2", "slower")
-    assert named.pace == pytest.approx(0.5 / 1.6)
-    assert named.difference_ms == pytest.approx(2.7 - 0.5)
+    assert named.pace == pytest.approx(0.5 / before_ms)
+    assert named.difference_ms == pytest.approx(slow_ms - 0.5)
     assert {change.what for change in found if change is not named} == {"same"}
 
 
