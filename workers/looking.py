@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from workers import runtimes, unmeasured
 from workers.archive import unpack
 from workers.building import build_engine, look_into
 from workers.context import Feeds, Samples
-from workers.feeds import plan_feeds
+from workers.feeds import FeedPlan, plan_feeds
 from workers.measure.feeds_file import choose_feeds
 from workers.measure.latency import EngineUnderTest
 from workers.model_handle import ModelHandle
@@ -105,9 +106,8 @@ def feeds_of(attempt: "Attempt", seen: Seen, batch: int | None) -> tuple[list[Fe
         InvalidDataset: there are fewer samples than one run takes.
         SignatureMismatch: the data do not fit the engine.
     """
-    inputs = runtimes.registry.alone(seen.runtime.name).load(seen.engine, seen.params).inputs
     samples = _samples(attempt, batch or 1)
-    plan = plan_feeds(inputs, samples.inputs)
+    plan = _plan(seen, samples)
     size = batch or plan.fixed_batch or 1
     if plan.max_batch not in (None, size):
         raise InvalidParams(
@@ -124,6 +124,21 @@ def feeds_of(attempt: "Attempt", seen: Seen, batch: int | None) -> tuple[list[Fe
             hint="give more samples, or a smaller batch",
         )
     return choose_feeds(replace(plan, fixed_batch=size if plan.batchable else None), samples), size
+
+
+def runs_of_query(attempt: "Attempt", seen: Seen, samples: int) -> tuple[int, int]:
+    """The samples of one run and the runs, one after another, that a query of so many samples takes: one where the engine's batch is
+    free.
+
+    Raises as `feeds_of`.
+    """
+    most = _plan(seen, _samples(attempt, samples)).max_batch
+    return (samples, 1) if most is None else (most, ceil(samples / most))
+
+
+def _plan(seen: Seen, samples: Samples) -> FeedPlan:
+    inputs = runtimes.registry.alone(seen.runtime.name).load(seen.engine, seen.params).inputs
+    return plan_feeds(inputs, samples.inputs)
 
 
 def _samples(attempt: "Attempt", least: int) -> Samples:

@@ -68,6 +68,10 @@ class Point(_Part):
     variation: float | None = Field(
         None, description="The standard deviation of the launches' medians over their mean."
     )
+    runs: int = Field(
+        1,
+        description="Of one query, one after another: more than one in `multi-stream` where the engine's batch is fixed.",
+    )
     attempts: int = Field(1, description="2: the first was unstable.")
     peak_memory_bytes: int | None = None
     load_ms: float | None = None

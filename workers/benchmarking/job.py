@@ -19,7 +19,7 @@ from workers.benchmarking.energy import Meter
 from workers.benchmarking.scenarios import Setting, latency_of, offline, queries, serving
 from workers.benchmarking.server import Tried, highest_rate
 from workers.bundle.package import artifact, dataset_roles, lineage_of, report_artifacts, stem, versions_of
-from workers.looking import Seen, engines_of, feeds_of, written
+from workers.looking import Seen, engines_of, feeds_of, runs_of_query, written
 from workers.measure.environment import machine
 from workers.measure.feeds_file import save_feeds
 from workers.measure.processors import usable_processors
@@ -190,7 +190,10 @@ class Bench:
         return path, size
 
     def _observed(self, chosen: Combination, launches: int) -> dict[str, Any]:
-        feeds, batch = self.feeds(chosen.seen, chosen.batch)
+        batch, runs = chosen.batch, 1
+        if chosen.scenario == "multi-stream":
+            batch, runs = runs_of_query(self.attempt, chosen.seen, chosen.streams)
+        feeds, batch = self.feeds(chosen.seen, batch)
         setting = Setting(
             engine=chosen.seen.under_test,
             feeds=feeds,
@@ -201,6 +204,8 @@ class Bench:
             launches=launches,
             seed=self.attempt.assignment.seed,
             report=self.attempt.report(f"measuring:{chosen.scenario}"),
+            samples=chosen.batch,
+            runs=runs,
         )
         if chosen.scenario == "server":
             assert self.settings.p99_ms is not None
@@ -213,6 +218,7 @@ class Bench:
             "peak_memory_bytes": int(median(seen.timed.peak_bytes)) * setting.streams,
             "load_ms": median(seen.timed.load_ms),
             "samples": seen.samples,
+            "runs": runs,
         }
 
 
@@ -289,5 +295,7 @@ def _notes(settings: BenchmarkSettings, points: Sequence[Point], dropped: bool) 
                 f"{point.scenario} at batch {point.batch}: launches differed by {point.variation:.0%} twice; measure again on a "
                 "quieter machine"
             )
+        if point.runs > 1:
+            yield f"the engine's batch is fixed, so a query of {point.streams} samples is {point.runs} runs, one after another"
         if point.scenario == "server" and point.throughput is None and point.status != "failed":
             yield f"no rate keeps {point.bound_ms:g} ms at batch {point.batch}: a single answer takes about as long"

@@ -3,7 +3,8 @@
 Source: Reddi et al., MLPerf Inference Benchmark, arXiv:1911.02549, section III-C.
 
 - single-stream: the next query comes when the last is answered; a query is one run.
-- multi-stream: a query is as many samples as there are streams, which go into one run where the engine's batch is free.
+- multi-stream: a query is as many samples as there are streams, which go into one run where the engine's batch is free, else into
+  as few as hold them, one after another.
 - offline: all samples are there; only the rate counts.
 - server: see `server.py`.
 
@@ -36,7 +37,7 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a point is measured on: `feeds` is a file of runs that hold `batch` samples each."""
+    """What a point is measured on: `feeds` is a file of runs that hold `batch` samples each; a query of `samples` takes so many `runs`."""
 
     engine: EngineUnderTest
     feeds: Path
@@ -47,6 +48,8 @@ class Setting:
     launches: int
     seed: int
     report: Report
+    samples: int
+    runs: int = 1
 
 
 @dataclass
@@ -77,15 +80,16 @@ def queries(setting: Setting) -> Observed:
         with _started(setting) as processes:
             ns, loaded = _all_loaded(processes)
             if number == 0:
-                runs = runs_of_block(ns)
+                runs = setting.runs * runs_of_block(setting.runs * ns)
                 blocks = max(int(setting.seconds / setting.launches / max(runs * ns / 1e9, BLOCK_SECONDS)), 2)
             seen.timed.blocks.append([])
             for _ in range(blocks):
                 block(seen.timed, processes[0], runs)
+                seen.timed.blocks[-1][-1] = _together(seen.timed.blocks[-1][-1], setting.runs)
             note(seen.timed, processes[0], loaded)
         flat = [run for one in seen.timed.blocks[-1] for run in one]
-        seen.samples += setting.batch * len(flat)
-        seen.rates.append(setting.batch * len(flat) * 1e9 / sum(flat))
+        seen.samples += setting.samples * len(flat)
+        seen.rates.append(setting.samples * len(flat) * 1e9 / sum(flat))
     seen.variation = variation(seen.timed)
     return seen
 
@@ -109,6 +113,11 @@ def offline(setting: Setting) -> Observed:
     spread = np.array(seen.rates)
     seen.variation = float(np.std(spread, ddof=1) / np.mean(spread)) if len(spread) > 1 else 0.0
     return seen
+
+
+def _together(runs_ns: Sequence[int], count: int) -> list[int]:
+    """What so many runs, one after another, take together."""
+    return [sum(runs_ns[start : start + count]) for start in range(0, len(runs_ns), count)]
 
 
 @contextmanager
