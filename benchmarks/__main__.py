@@ -11,7 +11,7 @@ BENCHMARKS = {
     "presets": "the presets on real networks, each through a service of its own",
     "runtimes": "the presets beside eager PyTorch, torch.compile and ONNX Runtime",
     "training": "what training inside a recipe brings, on labelled data",
-    "surgery": "what removing channels, cheaper layers and zeros bring, on labelled data",
+    "surgery": "what removing channels and branches, cheaper layers and zeros bring, on labelled data",
     "overhead": "a job beside the same library calls made directly in one script",
     "many_jobs": "a thousand tiny jobs through two workers",
     "large": "a model of more than 2 GB through every pass that takes one, and the memory that it takes",

@@ -16,6 +16,7 @@ from app.catalog.pass_params.quantization import (
     QuantizeStaticParams,
     QuantizeWeightsParams,
 )
+from app.catalog.pass_params.shrink_depth import ShrinkDepthParams
 from app.catalog.pass_params.torch import CastTorchParams, QuantizeTorchParams
 from app.catalog.spec import ByParameter, PassSpec, Precision, WhereGiven
 
@@ -208,6 +209,19 @@ _SPECS = (
         times=ByParameter(
             "target", {"latency": True, **dict.fromkeys(("flops", "parameters", "size", None), False)}
         ),
+    ),
+    PassSpec(
+        name="shrink-depth",
+        version=1,
+        title="Drop residual branches",
+        params=ShrinkDepthParams,
+        consumes=frozenset({"fp32"}),
+        produces=None,
+        over_2gb=False,
+        formats=frozenset({"torch-export"}),
+        inputs={"train": "required"},
+        packages=("torch", "numpy"),
+        times=ByParameter("target", {"latency": True, **dict.fromkeys(("flops", "parameters", None), False)}),
     ),
     PassSpec(
         name="prune-weights",

@@ -76,6 +76,8 @@ def _savings_text(savings: Json) -> str | None:
         told.append(f"prune-channels: {found['units']} units of {found['channels']} channels")
     if savings.get("prune-weights", {}).get("two_of_four"):
         told.append("prune-weights: 2:4 fits")
+    if found := savings.get("shrink-depth"):
+        told.append(f"shrink-depth: {found['flops']:,} FLOPs go with {found['branch']}")
     return "; ".join(told) or None
 
 

@@ -157,7 +157,8 @@ class LayerAnswer(AnswerSchema):
         description="What passes could save there, by pass: `flops` and `parameters` that would be left "
         "(`depthwise-separable`), the `break_even_rank` below which `low-rank` saves, in how many `units` `prune-channels` could remove "
         "its `channels` (of programs that are run when they are inspected), and the `weights` that `prune-weights` "
-        "may set to zero, with `two_of_four` where their shape fits 2:4."
+        "may set to zero, with `two_of_four` where their shape fits 2:4; for `shrink-depth` the residual `branch` that the layer is in, and "
+        "the `flops` and `parameters` that go with that."
     )
 
 

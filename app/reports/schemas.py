@@ -59,7 +59,8 @@ class LayerChange(_Part):
     flops: Pair | None = None
     channels: Pair | None = None
     error: float | None = Field(
-        None, description="What its replacement gives otherwise: relative root mean square."
+        None,
+        description="What its replacement gives otherwise, or the network without a branch: relative root mean square.",
     )
     weights: int | None = None
     zeros: int | None = Field(None, description="Of the weights, afterwards.")

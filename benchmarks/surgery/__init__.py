@@ -10,6 +10,7 @@ PARTS = {
     "pruning": "half of the FLOPs cut from a residual network, by Taylor and at random",
     "separable": "the convolutions of a network like VGG made depthwise-separable",
     "low_rank": "the linear layers of a transformer at a lower rank",
+    "depth": "the residual branches of a transformer dropped, beside fewer channels and a lower rank",
     "zeros": "what weights that are zero are worth on runtimes of CPUs",
     "chain": "pruned, distilled, quantized, beside PyTorch",
 }

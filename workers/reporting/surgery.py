@@ -41,7 +41,7 @@ def _narrowed(name: str, facts: Json) -> Surgery:
 
 
 def _replaced(name: str, facts: Json) -> Surgery:
-    """Layers that became two: `depthwise-separable`, `low-rank`."""
+    """Layers that became two: `depthwise-separable`, `low-rank`; branches that were dropped: `shrink-depth`."""
     layers = [
         LayerChange(
             name=layer["name"],

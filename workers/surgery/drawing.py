@@ -8,11 +8,11 @@ import torch
 from app.catalog.pass_params.training import LoaderParams
 from app.errors import InvalidDataset
 from workers.context import PassContext
-from workers.surgery.channels import STAGE
 from workers.training.batches import open_batches
 from workers.training.data import describe
 from workers.training.task import Batch
 
+STAGE = "surgery"
 LOADER = LoaderParams(mode="fixed", workers=0, cache="none")
 
 

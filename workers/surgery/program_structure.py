@@ -7,6 +7,7 @@ import structlog
 from torch import fx, nn
 
 from app.text import first_line
+from workers.surgery.branches import Branches
 from workers.surgery.channels import couple
 from workers.surgery.counting import LayerCount, layers, shapes_only, totals
 from workers.surgery.savings import Weight
@@ -33,16 +34,39 @@ def of_program(program: Program) -> dict[str, Any]:
         network = lift(program.program)
         assert isinstance(network, fx.GraphModule)
         counts = layers(network, program.inputs)
-    return report(_rows(network, counts, _channels(program, counts)), SOURCE)
+    return report(_rows(network, counts, _channels(program, counts), _branches(network, counts)), SOURCE)
 
 
 def _rows(
-    network: fx.GraphModule, counts: list[LayerCount], channels: Mapping[str, dict[str, int]]
+    network: fx.GraphModule,
+    counts: list[LayerCount],
+    channels: Mapping[str, dict[str, int]],
+    branches: Mapping[str, dict[str, Any]],
 ) -> Iterator[Row]:
     held = dict(network.named_modules())
     for one in counts:
-        weight = _weight(held.get(one.name))
-        yield Row(one.name, one.kind, one.parameters, one.flops, one.output, weight, channels.get(one.name))
+        weight, name = _weight(held.get(one.name)), one.name
+        yield Row(
+            name,
+            one.kind,
+            one.parameters,
+            one.flops,
+            one.output,
+            weight,
+            channels.get(name),
+            branches.get(name),
+        )
+
+
+def _branches(network: fx.GraphModule, counts: list[LayerCount]) -> dict[str, dict[str, Any]]:
+    """By layer: the smallest residual `branch` that it is in, and the `flops` and `parameters` that go with that."""
+    branches = Branches(network, {one.name: one for one in counts})
+    found: dict[str, dict[str, Any]] = {}
+    for branch in sorted(branches.found, key=lambda branch: -len(branch.layers)):
+        parameters, flops = branches.saved({}, branch)
+        told = {"branch": branch.name, "flops": flops, "parameters": parameters}
+        found |= dict.fromkeys(branch.layers, told)
+    return found
 
 
 def _channels(program: Program, counts: list[LayerCount]) -> dict[str, dict[str, int]]:

@@ -18,8 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from app.errors import InvalidDataset
 from workers.context import PassContext
-from workers.surgery.channels import STAGE
-from workers.surgery.drawing import drawn
+from workers.surgery.drawing import STAGE, drawn
 from workers.surgery.factoring import shared
 from workers.torch.model import TorchModel
 from workers.training.rebatch import rebatched

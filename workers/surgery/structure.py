@@ -22,6 +22,7 @@ class Row:
     output: tuple[int, ...]
     weight: Weight | None = None
     channels: dict[str, int] | None = None  # what `prune-channels` could remove, where it is known
+    branch: dict[str, Any] | None = None  # what goes with the layer where `shrink-depth` drops its branch
 
 
 def report(rows: Iterable[Row], source: str) -> dict[str, Any]:
@@ -43,11 +44,13 @@ def report(rows: Iterable[Row], source: str) -> dict[str, Any]:
 
 def _told(row: Row) -> dict[str, Any]:
     told = asdict(row)
-    del told["weight"], told["channels"]
+    del told["weight"], told["channels"], told["branch"]
     known = row.weight is not None and row.flops is not None
     saved = savings(row.weight, row.flops) if known else {}  # type: ignore[arg-type]
     if row.channels is not None:
         saved["prune-channels"] = dict(row.channels)
+    if row.branch is not None:
+        saved["shrink-depth"] = row.branch | {"branch": plain(row.branch["branch"], _LONGEST_NAME)}
     return told | {
         "name": plain(row.name, _LONGEST_NAME),
         "kind": plain(row.kind, _LONGEST_NAME),

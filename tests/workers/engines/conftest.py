@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.catalog.passes import PASSES
-from tests.workers.engines.networks import ArraySamples, Cnn, Mlp, Network, trained
+from tests.workers.engines.networks import ArraySamples, Cnn, Deep, Mlp, Network, trained
 from workers import passes
 from workers.context import PassContext, Samples
 from workers.model_handle import ModelHandle
@@ -34,6 +34,12 @@ def cnn(tmp_path_factory: pytest.TempPathFactory) -> Network:
 def mlp(tmp_path_factory: pytest.TempPathFactory) -> Network:
     """The same of matrix products alone."""
     return _train(Mlp(), tmp_path_factory.mktemp("mlp"))
+
+
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """The same of residual branches."""
+    return _train(Deep(), tmp_path_factory.mktemp("deep"))
 
 
 @pytest.fixture

@@ -108,6 +108,26 @@ class Mlp(torch.nn.Module):
         return self.head(self.layers(images.reshape(-1, 8, 8)).flatten(1))
 
 
+class Deep(torch.nn.Module):
+    """Residual branches of two linear layers behind norms, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = torch.nn.Linear(64, 48), torch.nn.Linear(48, 10)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                torch.nn.LayerNorm(48), torch.nn.Linear(48, 64), torch.nn.GELU(), torch.nn.Linear(64, 48)
+            )
+            for _ in range(5)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(images.flatten(1))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.head(hidden)
+
+
 def trained(network: torch.nn.Module, folder: Path, epochs: int = 15) -> Network:
     """Train on scikit-learn's digits (1,797 real ones, a fifth held back) and export with a free batch."""
     torch.manual_seed(0)

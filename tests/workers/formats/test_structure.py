@@ -13,10 +13,11 @@ from torch import nn
 
 from app.errors import BurnishError
 from tests.workers.formats.uploads import graph_model, inspected, tensor, value
+from tests.workers.surgery.residual import Added
 from workers.formats.onnx_structure import of_onnx
-from workers.surgery import structure
+from workers.surgery import program_structure, structure
 from workers.surgery.savings import Weight, savings
-from workers.torch.program import load_program
+from workers.torch.program import Program, TorchModel, export, load_program
 
 
 class Mixed(nn.Module):
@@ -86,6 +87,23 @@ def test_a_program_is_told_by_its_layers(of_program: dict[str, Any]) -> None:
     json.dumps(told, allow_nan=False)
 
 
+def test_layers_of_a_residual_branch_tell_what_goes_with_it() -> None:
+    torch.manual_seed(0)
+    inner = Added(nn.Linear(8, 8))
+    network = nn.Sequential(nn.Linear(4, 8), Added(nn.Sequential(nn.Linear(8, 8), inner)), nn.Linear(8, 2))
+    inputs = ({"name": "x", "dtype": "float32", "shape": ["batch", 4]},)
+    outputs = ({"name": "y", "dtype": "float32", "shape": ["batch", 2]},)
+    program = export(TorchModel(network, inputs, outputs))
+    told = program_structure.of_program(Program(program, inputs, outputs))
+    one = {"flops": 128, "parameters": 72}
+    assert {row["name"]: row["savings"].get("shrink-depth") for row in told["layers"]} == {
+        "0": None,
+        "1.inner.0": {"branch": "1.inner", **{key: 2 * value for key, value in one.items()}},
+        "1.inner.1.inner": {"branch": "1.inner.1.inner", **one},
+        "2": None,
+    }
+
+
 def test_a_graph_is_told_by_its_nodes(tmp_path: Path) -> None:
     model = graph_model(
         [
@@ -145,8 +163,6 @@ def test_many_layers_are_counted_and_not_all_told(monkeypatch: pytest.MonkeyPatc
 def test_a_network_that_cannot_be_counted_is_no_worse_for_it(
     of_program: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.surgery import program_structure
-
     def refuse(*given: Any) -> Any:
         raise BurnishError("not this one")
 
