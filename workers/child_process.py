@@ -46,7 +46,8 @@ class ProtocolError(Exception):
 class ChildLimits:
     """What a child may take: bytes of its largest file, of memory and of disk; processes and threads; characters of log.
 
-    `required`: it ends where neither its network nor its files can be held. `without`: walls that are left out.
+    `required`: it ends where neither its network nor its files can be held. `without`: walls that are left out. `node`: its
+    number among several that train together.
     """
 
     file_bytes: int
@@ -56,9 +57,12 @@ class ChildLimits:
     log_chars: int
     required: bool = False
     without: frozenset[str] = frozenset()
+    node: int | None = None
 
 
-def child_limits(scratch: Path, without: frozenset[str] = frozenset()) -> ChildLimits:
+def child_limits(
+    scratch: Path, without: frozenset[str] = frozenset(), node: int | None = None
+) -> ChildLimits:
     """As the settings have it, for a child that works in this folder."""
     settings = get_settings()
     return ChildLimits(
@@ -69,6 +73,7 @@ def child_limits(scratch: Path, without: frozenset[str] = frozenset()) -> ChildL
         log_chars=settings.max_log_bytes,
         required=settings.require_sandbox,
         without=without,
+        node=node,
     )
 
 
@@ -105,6 +110,7 @@ class ChildProcess:
             required=limits.required,
             without=limits.without,
             assignment=assignment,
+            node=limits.node,
         )
         self._process = subprocess.Popen(
             [*command, *asked.arguments()],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from app.measurements.compare import Interval
+from workers.nodes.seat import Nodes
 from workers.training.phases import UNMEASURED, Phases
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class PassContext:
     memory_bytes: int = 0  # the most that the attempt may hold; 0: not told
     aside: Path | None = None
     work: Path | None = None
+    nodes: Nodes | None = None  # where a training may take other workers
     phases: Phases = UNMEASURED  # who is told what the steps of a training are made of
     stored: Stored | None = (
         None  # a step inside this one, whose files are kept under the key of its whole cause

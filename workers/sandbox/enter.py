@@ -28,6 +28,7 @@ class Confinement:
     required: bool
     without: frozenset[str]
     assignment: Path
+    node: int | None = None  # its number among several that train together
 
     @property
     def folder(self) -> Path:
@@ -43,6 +44,7 @@ class Confinement:
         words += [f"--processes-by={self.processes_by}"] if self.processes_by else []
         words += ["--require-sandbox"] if self.required else []
         words += [f"--without={wall}" for wall in sorted(self.without)]
+        words += [] if self.node is None else [f"--node={self.node}"]
         return [*words, str(self.assignment)]
 
 
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without", action="append", default=[], choices=WALLS, help="as if the kernel had no such thing"
     )
+    parser.add_argument("--node", type=int, help="its number among several that train together")
     parser.add_argument("assignment", type=Path)
 
 
@@ -75,6 +78,7 @@ def given(arguments: argparse.Namespace) -> Confinement:
         required=arguments.require_sandbox,
         without=frozenset(arguments.without),
         assignment=arguments.assignment,
+        node=arguments.node,
     )
 
 
@@ -91,6 +95,8 @@ def enter(asked: Confinement) -> Report:
     cgroups.enter(asked.cgroups)
     limits.offer_to_oom_killer()
     spaces = frozenset[str]() if "namespaces" in asked.without else namespaces.leave()
+    if asked.node is not None and namespaces.NETWORK in spaces:
+        namespaces.number(asked.node)
     namespaces.die_with_parent(asked.parent)  # after the namespaces: new credentials clear the death signal
     limits.limit_files(asked.file_bytes)
     namespaces.go_inside(spaces)

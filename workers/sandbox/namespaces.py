@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from workers.nodes import addresses
 from workers.sandbox.libc import LINUX, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, call, prctl
 
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
-_SIOCSIFFLAGS = 0x8914
+_SIOCSIFFLAGS, _SIOCSIFADDR = 0x8914, 0x8916
 _IFF_UP = 1
 
 NETWORK = "network"
@@ -29,6 +30,21 @@ def leave(*, only_network: bool = False) -> frozenset[str]:
             _raise_loopback()
             return names
     return frozenset()
+
+
+def number(node: int) -> bool:
+    """Make this network namespace that of a node of several (`workers/nodes/addresses.py`); False where a setting is refused.
+
+    In a namespace of our own alone.
+    """
+    given, free = socket.inet_aton(addresses.address(node)), addresses.ephemeral(node)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("16sH2s4s8x", b"lo", socket.AF_INET, b"", given))
+    try:
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{free[0]} {free[-1]}")
+    except OSError:  # a container's settings are read-only
+        return False
+    return True
 
 
 def die_with_parent(expected_parent_pid: int) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from app.catalog.pass_params.training import TrainingParams
 from app.errors import InvalidParams
 from workers.context import PassContext
 from workers.measure.processors import usable_processors
+from workers.nodes.inside import carried
+from workers.nodes.seat import PartDone, Seat
 from workers.training.group import SingleProcess
 from workers.training.phases import UNMEASURED
-from workers.training.rank import train
+from workers.training.rank import check_params, train
 from workers.training.report import TrainingReport, load_report
 from workers.training.task import TrainingJob
 from workers.training.torchrun import LOOPBACK, Hear, Order, run_processes
 
 SCALARS = "scalars"
 PARAM = "distributed.processes"
+NODES = "distributed.nodes"
 
 
 def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingReport:
@@ -32,6 +35,7 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
         InvalidParams: so many processes cannot train here.
         BurnishError: the training found something wrong; see `rank.train`.
         ProcessDied, OutOfMemory: one of several processes died; what was kept is there for the next attempt.
+        PartDone: other nodes train too, and this is not the first of them.
     """
     job = job.model_copy(
         update={
@@ -48,11 +52,12 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
             ctx.report(event["done"], event["total"], event["message"])
 
     processes = 1 if ctx.phases is not UNMEASURED else count_processes(job, ctx, params)
-    if processes == 1:
+    seat = take_seat(job, ctx, params) if ctx.phases is UNMEASURED else None
+    if processes == 1 and seat is None:
         with all_processors():
             report = train(job, SingleProcess(), hear, ctx.phases)
     else:
-        report = _train_together(job, params, processes, hear)
+        report = _train_together(job, params, processes, hear, seat)
     scalars = job.out / SCALARS
     if ctx.aside is not None and scalars.is_dir():
         shutil.copytree(scalars, ctx.aside, dirs_exist_ok=True)
@@ -68,7 +73,7 @@ def count_processes(job: TrainingJob, ctx: PassContext, params: TrainingParams) 
     asked = params.distributed.processes
     gpus = torch.cuda.device_count() if job.device == "cuda" else 0
     number = max(gpus, 1) if asked == "auto" else asked
-    if number == 1:
+    if number == 1 and params.distributed.nodes == 1:
         return 1
     if 0 < gpus < number:
         raise InvalidParams(
@@ -88,6 +93,33 @@ def count_processes(job: TrainingJob, ctx: PassContext, params: TrainingParams) 
     if job.device == "cpu" and number > (usable := usable_processors()):
         ctx.warn(f"{number} processes train on {usable} processors: one for each would be as fast")
     return number
+
+
+def take_seat(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> Seat | None:
+    """This node's place among several; None where it trains alone.
+
+    Raises:
+        InvalidParams: they could not share out a batch, or this worker trains with no others.
+    """
+    asked = params.distributed
+    if asked.nodes == 1:
+        return None
+    assert isinstance(asked.processes, int)  # the parameters' own rule
+    check_params(params, asked.nodes * asked.processes, validation=job.validation is not None)
+    if ctx.nodes is None:
+        raise InvalidParams(
+            "only a job can train over several nodes", param=NODES, hint="ask for one, or submit a job"
+        )
+    counts = [asked.nodes]
+    if asked.on_lost == "shrink" and job.checkpoint is not None:
+        share = params.accumulate * asked.processes
+        counts += [
+            fewer for fewer in range(asked.nodes - 1, 0, -1) if params.batch_size % (fewer * share) == 0
+        ]
+    seat = ctx.nodes.gather(counts)
+    if seat.count < asked.nodes:
+        ctx.warn(f"{asked.nodes} nodes were asked for; from the last checkpoint on, {seat.count} trained")
+    return None if seat.count == 1 else seat
 
 
 def closed_loopback() -> str | None:
@@ -116,7 +148,9 @@ def all_processors() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train_together(job: TrainingJob, params: TrainingParams, processes: int, hear: Hear) -> TrainingReport:
+def _train_together(
+    job: TrainingJob, params: TrainingParams, processes: int, hear: Hear, seat: Seat | None
+) -> TrainingReport:
     folder = job.out.with_name(f"{job.out.name}-processes")
     folder.mkdir()
     file = folder / "job.json"
@@ -124,10 +158,15 @@ def _train_together(job: TrainingJob, params: TrainingParams, processes: int, he
     order = Order(
         job=file,
         processes=processes,
+        node=seat.number if seat is not None else 0,
+        nodes=seat.count if seat is not None else 1,
         strategy=params.distributed.strategy,
         threads=max(usable_processors() // processes, 1),
         parent=os.getpid(),
         folder=folder,
     )
-    run_processes(order, hear)
+    with carried(seat.folder, seat.number, seat.count) if seat is not None else nullcontext():
+        run_processes(order, hear)
+    if order.node > 0:
+        raise PartDone
     return load_report(job.out)

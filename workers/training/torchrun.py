@@ -2,8 +2,9 @@
 
     python -m workers.training.torchrun FILE     the agent: an `Order`, written by `run_processes`
 
-The agent meets its processes on the loopback, at ports that the system picks. It starts none anew: an attempt whose process
-died ends, and the next one goes on from the checkpoint, maybe elsewhere.
+The agent meets its processes on the loopback, at ports that the system picks; those of several nodes meet at the first one's,
+where a relay carries them (`workers/nodes/`). It starts none anew: an attempt whose process died ends, and the next one
+goes on from the checkpoint, maybe elsewhere.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ from typing import Any
 import psutil
 from pydantic import BaseModel
 
-from app.errors import BurnishError, OutOfMemory
+from app.errors import BurnishError, Internal, OutOfMemory
 from app.redaction import showable
+from workers.nodes.addresses import STORE_PORT, address
 from workers.problems import ProcessDied, error_of
 from workers.sandbox.cgroups import oom_kills
 from workers.sandbox.namespaces import die_with_parent
@@ -29,6 +31,9 @@ from workers.sandbox.namespaces import die_with_parent
 AGENT = (sys.executable, "-P", "-m", "workers.training.torchrun")
 LOOPBACK = "127.0.0.1"
 LISTEN_SECONDS = 0.05
+MEET_SECONDS = (
+    3600  # until the last node is there, which may have to prepare samples first; supervisors watch meanwhile
+)
 SHUTDOWN_SECONDS = 3  # from SIGTERM to SIGKILL, for the others where one died
 LAST_LINES, LAST_CHARS = 12, 2000
 
@@ -39,7 +44,9 @@ class Order(BaseModel):
     """What the agent is to start. `folder` is where its processes write what they have to say."""
 
     job: Path
-    processes: int
+    processes: int  # of each node
+    node: int = 0
+    nodes: int = 1
     strategy: str
     threads: int  # of each process
     parent: int
@@ -151,15 +158,16 @@ def _failure(order: Order, status: int, out_of_memory: bool) -> BurnishError:
     ended = {int(rank): int(status) for rank, status in json.loads(order.ended.read_text()).items()}
     said = {
         rank: json.loads(order.problem(rank).read_text())
-        for rank in range(order.processes)
+        for rank in range(order.processes * order.nodes)
         if order.problem(rank).exists()
     }
     silent = [rank for rank, status in ended.items() if rank not in said and status != -signal.SIGTERM]
     if not silent and said:
         first = min(said.values(), key=lambda each: int(each["at"]))
-        return error_of(first["problem"])
+        problem = error_of(first["problem"])
+        return _apart(problem) if order.nodes > 1 and isinstance(problem, Internal) else problem
     rank = (silent or list(ended))[0]
-    which = f"process {rank} of the {order.processes} that train"
+    which = f"process {rank} of the {order.processes * order.nodes} that train"
     if ended[rank] == -signal.SIGKILL and out_of_memory:
         return OutOfMemory(
             f"the kernel killed {which} for want of memory",
@@ -175,12 +183,22 @@ def _failure(order: Order, status: int, out_of_memory: bool) -> BurnishError:
     )
 
 
+def _apart(problem: BurnishError) -> ProcessDied:
+    """A node that is lost shows in the others as calls that fail, in whatever part of the program they are."""
+    return ProcessDied(
+        f"the processes of this node could not go on without the others: {problem.detail}",
+        stage="training",
+        hint="another attempt goes on from the last checkpoint",
+    )
+
+
 def _how(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def _last_words(order: Order, rank: int) -> str:
-    texts = [path.read_text(errors="replace") for path in order.logs.glob(f"*/attempt_0/{rank}/stderr.log")]
+    local = rank % order.processes
+    texts = [path.read_text(errors="replace") for path in order.logs.glob(f"*/attempt_0/{local}/stderr.log")]
     lines = "".join(texts).rstrip().splitlines()[-LAST_LINES:]
     return showable("\n".join(lines)[-LAST_CHARS:])
 
@@ -198,14 +216,14 @@ def main(path: Path) -> int:
         "ERROR"  # warnings of names that a loopback has not, and of unused parameters that could be
     )
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=order.nodes,
+        max_nodes=order.nodes,
         nproc_per_node=order.processes,
         run_id="training",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{LOOPBACK}:0",
-        rdzv_configs={"is_host": True},
-        local_addr=LOOPBACK,
+        rdzv_endpoint=f"{address(0)}:{STORE_PORT if order.nodes > 1 else 0}",
+        rdzv_configs=_meeting(order),
+        local_addr=address(order.node),
         max_restarts=0,
         monitor_interval=LISTEN_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -221,6 +239,18 @@ def main(path: Path) -> int:
         order.ended.write_text(json.dumps({rank: failure.exitcode for rank, failure in failures}))
         return 1
     return 0
+
+
+def _meeting(order: Order) -> dict[str, Any]:
+    """Options of the meeting. Nodes' clocks differ, so none is taken for dead by them: its supervisor says when it is."""
+    if order.nodes == 1:
+        return {"is_host": True}
+    return {
+        "is_host": order.node == 0,
+        "read_timeout": MEET_SECONDS,
+        "join_timeout": MEET_SECONDS,
+        "keep_alive_max_attempt": MEET_SECONDS,
+    }
 
 
 def tell_and_wait(order: Order, number: int, event: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Parameters that all passes have which train."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.catalog.spec import Params
 from app.catalog.transforms import Random
@@ -38,12 +38,29 @@ class DistributedParams(Params):
     """
 
     processes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
-        default=1, description="How many; `auto`: one for each GPU, or one where there is none."
+        default=1, description="How many on a machine; `auto`: one for each GPU, or one where there is none."
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Workers that train together, each with so many `processes`. Above 1 that is a number.",
+    )
+    on_lost: Literal["replace", "shrink"] = Field(
+        default="replace",
+        description="What follows when a node is lost, from the last checkpoint on. `replace`: another worker takes its place; "
+        "`shrink`: where none does in time, those that are left go on.",
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="`ddp`: each holds the whole network; `fsdp`: each holds a share of its weights.",
     )
+
+    @model_validator(mode="after")
+    def _known_before_they_meet(self) -> Self:
+        if self.nodes > 1 and self.processes == "auto":
+            raise ValueError("each of several nodes has as many processes: say how many in `processes`")
+        return self
 
 
 class TrainingParams(Params):
@@ -113,7 +130,7 @@ class TrainingParams(Params):
     )
     loader: LoaderParams = Field(default_factory=LoaderParams, description="How samples are read.")
     distributed: DistributedParams = Field(
-        default_factory=DistributedParams, description="How many processes train."
+        default_factory=DistributedParams, description="Which processes train."
     )
 
     @property
