@@ -258,6 +258,22 @@ class Settings(BaseSettings):
         gt=0,
         description="How often training is kept half done, in seconds: what another attempt goes on from after a crash.",
     )
+    train_address: str = Field(
+        "",
+        description="An address of the worker's machine that other workers reach: where it listens while it trains with them, at a "
+        "port that the system picks. Empty: this worker takes no part in trainings over several nodes.",
+    )
+    gather_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="How long a training over several nodes holds workers until all are there, in seconds.",
+    )
+    gather_attempts: int = Field(
+        10,
+        gt=0,
+        description="How often in a row a training over several nodes may wait for them in vain before its job fails. It is tried "
+        "again after BURNISH_GATHER_SECONDS, twice that, four times that …, at most 10 minutes.",
+    )
     child_memory_bytes: int = Field(
         0,
         ge=0,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from app import references
 from app.auth import quotas
 from app.config import get_settings
 from app.db import db_now, upsert
-from app.errors import NotFound, Unavailable
+from app.errors import InvalidParams, NotFound, Unavailable
 from app.fleet import devices
 from app.jobs import lease, logs
 from app.jobs.tables import Job, StepResult
@@ -26,6 +26,7 @@ from workers import running
 from workers.assignment import JobAssignment
 from workers.child_process import ChildProcess, ProtocolError, printable
 from workers.hold import JobHold
+from workers.nodes.gathering import Gathering
 from workers.spans import StepSpans
 from workers.watch import Watch
 
@@ -100,10 +101,25 @@ class Sign(_Said):
     manifest: Annotated[str, StringConstraints(max_length=MOST_MANIFEST_CHARS)]
 
 
+class Gather(_Said):
+    """Workers to train with: as many as the first of `counts`, or, after a time, as another; and what they are to do."""
+
+    counts: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=64)]
+    work: dict[str, Any]
+
+
 class Answers:
     """Hears one child of a job."""
 
-    def __init__(self, hold: JobHold, child: ChildProcess, watch: Watch, assignment: JobAssignment):
+    def __init__(
+        self,
+        hold: JobHold,
+        child: ChildProcess,
+        watch: Watch,
+        assignment: JobAssignment,
+        nodes: Gathering | None = None,
+    ):
+        self._nodes = nodes
         self._hold = hold
         self._child = child
         self._watch = watch
@@ -143,6 +159,8 @@ class Answers:
                     self._acquire(Device.model_validate(fields).device)
                 case "release":
                     self._release(Device.model_validate(fields).device)
+                case "gather" if self._nodes is not None:
+                    self._gather(self._nodes, Gather.model_validate(fields))
                 case "sign":
                     self._sign(Sign.model_validate(fields).manifest)
                 case other:
@@ -164,6 +182,8 @@ class Answers:
             self._tell_progress()
         if now - self._log_at >= LOG_SECONDS:
             self.keep_log()
+        if self._nodes is not None:
+            self._nodes.watch()
 
     def close(self) -> None:
         """The child is gone: write the rest of the log, and end what it left open."""
@@ -173,11 +193,14 @@ class Answers:
     def keep_log(self) -> None:
         """Write what the child printed."""
         self._log_at = time.monotonic()
-        if text := self._child.log.take():
+        if text := self._prefixed(self._child.log.take()):
             limit = get_settings().max_log_bytes
             self._hold.write(
                 lambda session: logs.append_log(session, self._hold.job_id, self._hold.attempt, text, limit)
             )
+
+    def _prefixed(self, text: str) -> str:
+        return text
 
     def _hear(self, said: Progress) -> None:
         self._progress = said
@@ -312,6 +335,22 @@ class Answers:
             return None
         seconds = get_settings().lease_seconds
         return {"acquired": devices.acquire(session, running.HOST, device, self._hold.holder, seconds)}
+
+    def _gather(self, nodes: Gathering, asked: Gather) -> None:
+        self._child.wait_for_us()
+
+        def wait(there: int, wanted: int) -> bool:
+            said = f"for {wanted} nodes to train on: {there} there"
+            self._hear(Progress(stage="waiting", done=there, total=wanted, message=said))
+            self.tick()
+            return self._watch.stopped is None and not self._child.exited()
+
+        try:
+            answer = nodes.gather(asked.counts, asked.work, wait)
+        except (InvalidParams, Unavailable) as error:
+            answer = {"problem": error.problem()}
+        if answer:
+            self._child.answer(**answer)
 
     def _release(self, device: str) -> None:
         self._child.wait_for_us()

@@ -49,6 +49,16 @@ class DatasetFiles(BaseModel):
     declared: dict[str, Any] = {}  # how it is read: `fields`, `transforms`
 
 
+class Part(BaseModel):
+    """The part that a node other than the first has in the training of a job's pass; `work` as the first node said it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: int
+    count: int
+    work: dict[str, Any]  # {pass, key, model, device}: see `workers/nodes/asking.py`
+
+
 class JobAssignment(BaseModel):
     """One attempt of a job. `recipe`, `target`, `evaluation`, `budget`, `options` are the job's request, normalized: defaults
     filled in, pass versions pinned, one target. `asked` is what its kind alone is asked for (`app/jobs/looking.py`)."""
@@ -78,6 +88,8 @@ class JobAssignment(BaseModel):
     measure_seconds: float
     checkpoint_seconds: float = 300.0
     memory_bytes: int = 0  # most resident memory of the attempt; 0: not told
+    gathers: bool = False  # whether its passes may take other workers to train with
+    part: Part | None = None  # where another worker has the job, and this one helps
     measuring_queue: str | None = None  # where a job goes on whose engine cannot run here
 
 

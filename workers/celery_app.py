@@ -18,6 +18,7 @@ from workers.loops import repeat
 from workers.watch_gpus import GpuWatch
 
 COUNTED_SECONDS = 0.02
+NETWORK_OF_ITS_OWN = "namespace"  # as the sandbox's report has it
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
         broker_connection_max_retries=None,
     )
     tasks.register(celery)
+    if get_settings().train_address:
+        _train_with_others(found["sandbox"])
 
     def register() -> None:
         with transaction() as session:
@@ -45,7 +48,7 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
                 version=app.__version__,
                 queues=queues,
                 runtimes=found["runtimes"],
-                hardware=found["hardware"],
+                hardware={**found["hardware"], fleet.TRAINS_WITH_OTHERS: running.trains_with_others.is_set()},
                 sandbox=found["sandbox"],
             )
 
@@ -89,3 +92,14 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
     signals.worker_shutdown.connect(shut_down, weak=False)
     signals.task_postrun.connect(look_again, weak=False)
     return celery
+
+
+def _train_with_others(sandbox: dict[str, Any]) -> None:
+    if sandbox.get("network") == NETWORK_OF_ITS_OWN:
+        running.trains_with_others.set()
+    else:
+        log.error(
+            "trains_alone",
+            why="jobs have no network namespaces here, so BURNISH_TRAIN_ADDRESS is of no use",
+            hint="docs/security.md says how to let the kernel help",
+        )

@@ -68,6 +68,10 @@ def work(
             supervisor.tell("progress", stage=stage, done=0, total=0, message="")
 
         return inspect(assignment, report), None
+    if assignment.part is not None:
+        from workers.nodes.part import take_part
+
+        return take_part(assignment, supervisor), None
     if assignment.kind == "profile":
         from workers.profiling.job import profile
 

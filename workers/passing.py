@@ -1,13 +1,14 @@
 """The steps that change a model: the recipe's passes, and the conversions between them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.catalog.formats import FORMATS, way
 from app.catalog.passes import PASSES
-from app.catalog.spec import PassSpec
+from app.catalog.spec import Params, PassSpec
 from app.errors import UnsupportedFormat
 from workers import passes
 from workers.context import Aside, PassContext, Samples
@@ -17,6 +18,7 @@ from workers.formats import onnx
 from workers.measure.environment import hardware_key
 from workers.memory import KeptFolder
 from workers.model_handle import ModelHandle
+from workers.nodes.asking import AskedNodes
 from workers.samples import synthetic_samples
 from workers.steps import StepOutcome, Steps
 from workers.timing import OnTarget
@@ -27,8 +29,32 @@ if TYPE_CHECKING:
 SYNTHETIC_CALIBRATION_SAMPLES = 64
 
 
-def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: ModelHandle) -> ModelHandle:
-    """One pass of the recipe, from the cache where its whole cause was seen before."""
+@dataclass(frozen=True)
+class Prepared:
+    """A pass with all that it reads, and the key of its whole cause."""
+
+    spec: PassSpec
+    params: Params
+    model: ModelHandle
+    samples: dict[str, Samples]
+    teacher: ModelHandle | None
+    timing: OnTarget | None
+    work: Path
+    cause: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its step."""
+        return f"pass:{self.spec.name}"
+
+    @property
+    def key(self) -> str:
+        """Of its step."""
+        return Steps.key_of(self.name, self.cause)
+
+
+def prepared(attempt: "Attempt", number: int, step: Mapping[str, Any], model: ModelHandle) -> Prepared:
+    """A pass of the recipe, ready to be done to a model."""
     spec = PASSES[step["pass"]]
     params = spec.params.model_validate(step["params"])
     model = taken(attempt, model, spec.formats)
@@ -51,8 +77,14 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
     timing = OnTarget(attempt, model, name, work_folder / "timing") if spec.timed(step["params"]) else None
     if timing is not None:
         cause["target"] = timing.cause
-    key = Steps.key_of(name, cause)
-    checkpoint = KeptFolder(attempt.supervisor, f"checkpoint:{name}", key)
+    return Prepared(spec, params, model, samples, teacher, timing, work_folder, cause)
+
+
+def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: ModelHandle) -> ModelHandle:
+    """One pass of the recipe, from the cache where its whole cause was seen before."""
+    given = prepared(attempt, number, step, model)
+    spec, name, key, work_folder = given.spec, given.name, given.key, given.work
+    checkpoint = checkpoint_of(attempt, given)
     aside = work_folder / "aside"
 
     def work(out: Path) -> dict[str, Any]:
@@ -61,19 +93,20 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
         context = PassContext(
             out=out,
             seed=attempt.assignment.seed,
-            samples=samples,
-            teacher=teacher,
-            timing=timing,
+            samples=given.samples,
+            teacher=given.teacher,
+            timing=given.timing,
             device=attempt.device,
             checkpoint=checkpoint,
             checkpoint_seconds=attempt.assignment.checkpoint_seconds,
             memory_bytes=attempt.assignment.memory_bytes,
             aside=aside,
             work=work_folder / "work",
+            nodes=AskedNodes(attempt, given, number),
             stored=lambda inner, why, do: attempt.steps.stored(inner, why, do).root,
             report=attempt.report(name),
         )
-        handle = passes.registry.get(spec.name)(model, params, context)
+        handle = passes.registry.get(spec.name)(given.model, given.params, context)
         return {
             "entry": handle.entry,
             "format": handle.format,
@@ -82,11 +115,11 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
             "details": context.facts,
         }
 
-    outcome = attempt.steps.stored(name, cause, work)
+    outcome = attempt.steps.stored(name, given.cause, work)
     checkpoint.drop()
     keep_aside(attempt, spec, key, aside)
     attempt.warnings += [f"{spec.name}: {text}" for text in outcome.facts["warnings"]]
-    for role, sample_set in samples.items():
+    for role, sample_set in given.samples.items():
         if sample_set.synthetic:
             attempt.warnings.append(
                 f"{spec.name} used {sample_set.count} generated random samples for {role}: "
@@ -95,6 +128,11 @@ def run_pass(attempt: "Attempt", number: int, step: Mapping[str, Any], model: Mo
     handle = handle_of(outcome)
     attempt.signature = narrowed(attempt.signature, handle)
     return handle
+
+
+def checkpoint_of(attempt: "Attempt", given: Prepared) -> KeptFolder:
+    """Where a pass is kept half done."""
+    return KeptFolder(attempt.supervisor, f"checkpoint:{given.name}", given.key)
 
 
 def keep_aside(attempt: "Attempt", spec: PassSpec, key: str, folder: Path) -> None:

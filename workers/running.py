@@ -15,6 +15,8 @@ stopping = threading.Event()  # set once the worker shuts down: nothing is claim
 
 gpu_lost = threading.Event()  # why it stops, if it is that: whatever started it must do so again
 
+trains_with_others = threading.Event()  # set where it takes part in trainings over several nodes
+
 _lock = threading.Lock()
 _attempts: dict[str, str] = {}  # folder of the attempt -> id of the job or upload
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 import app.tables  # every table, before the first row is read
@@ -14,7 +15,7 @@ from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, Cancelled, OutOfMemory, TimedOut, Unavailable
 from app.fleet import service as fleet
-from app.jobs import lease
+from app.jobs import gang, lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
@@ -27,6 +28,8 @@ from workers.endings import death_of, misunderstood, overrun, unforeseen
 from workers.finish import conclude, keep_files, read_problem
 from workers.hold import JobHold, Lost, Stop
 from workers.measure.processors import usable_processors
+from workers.nodes import member
+from workers.nodes.gathering import Gathering, NotTogether
 from workers.placement import VISIBLE, is_lost, missing, placed
 from workers.sandbox import cgroups
 from workers.watch import Limits, Watch
@@ -46,10 +49,17 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
     settings = get_settings()
     if running.stopping.is_set():
         return
+    if (taken := member.take(rung)) is not None:
+        member.run(*taken, command)
+        return
     claimed_at = time.monotonic()  # the lease ends no earlier than it does counted from here
     with transaction() as session:
         job = lease.claim_next(
-            session, rung, running.WORKER_ID, settings.lease_seconds, lambda request: _ours(session, request)
+            session,
+            rung,
+            running.WORKER_ID,
+            settings.lease_seconds,
+            lambda request: _ours(session, rung, request),
         )
         seconds = lease.seconds_left(session, job.id) if job is not None else 0.0
     if job is None:
@@ -69,9 +79,21 @@ def run(rung: str, command: Sequence[str] | None = None) -> None:
         log.info("attempt_ended")
 
 
-def _ours(session: Session, request: Mapping[str, Any]) -> bool:
-    """Whether this worker takes a job: it can do it, or nobody is there who could, and it says why not."""
-    seen = get_settings().worker_seen_seconds
+def _ours(session: Session, rung: str, request: Mapping[str, Any]) -> bool:
+    """Whether this worker takes a job: it can do it, or nobody is there who could, and it says why not.
+
+    While one job gathers nodes, no other of its queue begins that would only have to wait for its turn.
+    """
+    settings = get_settings()
+    if gang.nodes_of(request) > 1:
+        queue = session.scalars(select(Job.queue).where(Job.id == rung)).one()
+        if gang.gathering(session, queue) is not None:
+            return False
+        if not running.trains_with_others.is_set() and fleet.trains_with_others(
+            session, queue, settings.worker_seen_seconds
+        ):
+            return False
+    seen = settings.worker_seen_seconds
     return ability.able(request) or not fleet.differs(session, app.__version__, usable_processors(), seen)
 
 
@@ -86,12 +108,17 @@ class Attempt:
         self._folder = folder
         self._command = command
         self._hold = JobHold(job, claimed_at)
+        self._nodes = (
+            Gathering(self._hold, folder, job.queue, job.gathered) if gang.nodes_of(job.request) > 1 else None
+        )
 
     def run(self) -> None:
         """Work, and settle the job: ended, queued again, or left to whoever has it now."""
         try:
             try:
                 self._work()
+            except NotTogether as late:
+                self._postpone(late)
             except Unavailable as error:  # the store is away: another attempt may find it back
                 self._died(error)
             except BurnishError as error:
@@ -120,6 +147,8 @@ class Attempt:
             with placed(request["targets"][0], request["recipe"]) as environment:
                 self._with_child(watch, environment)
         finally:
+            if self._nodes is not None:
+                self._nodes.close()
             watch.settle()
             for device in list(self._hold.devices):
                 self._hold.release(device)
@@ -129,9 +158,10 @@ class Attempt:
         assignment = durably(
             lambda session: scratch.describe(session, self._job, self._folder), self._hold.outlived
         )
+        assignment.gathers = self._nodes is not None and assignment.kind == "optimize"
         path = scratch.lay_out(assignment)
         kills = cgroups.oom_kills()
-        self._limits = child_limits(self._folder)
+        self._limits = child_limits(self._folder, node=0 if assignment.gathers else None)
         child = ChildProcess(
             self._command,
             path,
@@ -142,7 +172,7 @@ class Attempt:
         )
         try:
             watch.attend(child)
-            answers = Answers(self._hold, child, watch, assignment)
+            answers = Answers(self._hold, child, watch, assignment, self._nodes)
             last, broken = self._hear(child, watch, answers)
             status = child.close(LEAVE_SECONDS if last else 0)
             answers.close()
@@ -196,7 +226,10 @@ class Attempt:
         """Store what the child brought: a result, a problem, or both where an engine broke its budget."""
         problem = read_problem(last.get("problem")) if last["type"] == "problem" else None
         if problem is not None and last.get("result") is None:
-            if last.get("again") is True:
+            cause = self._nodes.cause() if self._nodes is not None and last.get("again") is True else None
+            if cause is not None:
+                self._fail(cause)
+            elif last.get("again") is True:
                 self._retry_later(problem)
             else:
                 self._finish(JobStatus.FAILED, problem)
@@ -265,6 +298,17 @@ class Attempt:
         most = get_settings().max_attempts
         self._hold.write(
             lambda session: lease.retry_later(session, self._job.id, self._job.attempt, problem, most)
+        )
+
+    def _postpone(self, late: NotTogether) -> None:
+        """The job waits in its queue, and this worker is free for others."""
+        log.info("nodes_not_together", seconds=late.seconds, in_vain=late.problem is not None)
+        problem = None if late.problem is None else late.problem.problem()
+        most = get_settings().gather_attempts
+        self._hold.write(
+            lambda session: lease.postpone(
+                session, self._job.id, self._job.attempt, late.seconds, problem, most
+            )
         )
 
     def _fail(self, problem: BurnishError) -> None:

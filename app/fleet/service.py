@@ -13,6 +13,7 @@ from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job
 
 Presence = Literal["online", "offline"]
+TRAINS_WITH_OTHERS = "trains_with_others"  # what a worker's `hardware` says besides the machine's
 
 
 def register(
@@ -121,6 +122,14 @@ def differs(session: Session, version: str, cores: int, seen_seconds: float) -> 
     """Whether a live worker can do what one of this version with so many processors cannot."""
     return any(
         worker.version != version or worker.hardware.get("cores", 0) > cores
+        for worker in list_live(session, seen_seconds)
+    )
+
+
+def trains_with_others(session: Session, queue: str, seen_seconds: float) -> bool:
+    """Whether a live worker of a queue takes part in trainings over several nodes."""
+    return any(
+        queue in worker.queues and worker.hardware.get(TRAINS_WITH_OTHERS)
         for worker in list_live(session, seen_seconds)
     )
 

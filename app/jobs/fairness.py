@@ -10,6 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from app.auth.limits import NO_LIMIT, limits_of, lock
 from app.auth.tables import Project
 from app.config import get_settings
+from app.db import db_now
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.queue import send_job
@@ -34,7 +35,7 @@ def next_in_line(session: Session, queue: str, without: Collection[str] = ()) ->
     running = _running().where(Job.project_id == Project.id).correlate(Project).scalar_subquery()
     oldest = (
         select(Job.id)
-        .where(Job.project_id == Project.id, Job.status == JobStatus.QUEUED, Job.queue == queue)
+        .where(Job.project_id == Project.id, Job.status == JobStatus.QUEUED, Job.queue == queue, due())
         .where(*([Job.id.not_in(without)] if without else []))
         .order_by(Job.created_at, Job.id)
         .limit(1)
@@ -51,6 +52,11 @@ def next_in_line(session: Session, queue: str, without: Collection[str] = ()) ->
         .limit(1)
     ).one_or_none()
     return None if found is None else Next(found.job, found.id)
+
+
+def due() -> ColumnElement[bool]:
+    """Whether a queued job is to be claimed now: it does not wait for nodes."""
+    return or_(Job.not_before.is_(None), Job.not_before < db_now())
 
 
 def full_projects(session: Session) -> list[str]:

@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.auth.tables import Project
+from app.config import get_settings
 from app.db import db_now
 from app.errors import Cancelled, Crashed, TimedOut
 from app.events import service as events
 from app.jobs import changes
-from app.jobs.fairness import full_projects, next_in_line, ring_next, take_place
+from app.jobs.fairness import due, full_projects, next_in_line, ring_next, take_place
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job, JobStep
 from app.queue import send_job
@@ -192,6 +193,27 @@ def retry_later(
     return None if job is None else _retry(session, job, problem, max_attempts)
 
 
+def postpone(
+    session: Session, job_id: str, attempt: int, seconds: float, problem: dict[str, Any] | None, most: int
+) -> JobStatus | None:
+    """Queue a job again whose nodes were not all there, not to be claimed within `seconds`: no fault of the job.
+
+    `problem`: it waited in vain, and fails with this after `most` times; None: it made room for an older one.
+    """
+    job = hold(session, job_id, attempt)
+    if job is None:
+        return None
+    if job.status == JobStatus.CANCELLING:
+        return _end_cancelled(session, job)
+    gathered = job.gathered + (problem is not None)
+    if gathered >= most:
+        return changes.end(session, job, JobStatus.FAILED, problem=problem)
+    stalled = max(0, job.stalled_attempts - 1)
+    changes.write(session, job, gathered=gathered, stalled_attempts=stalled)
+    resend = get_settings().resend_seconds  # the sweep rings as soon as it may be claimed
+    return _requeue(session, job, not_before=db_now(seconds), sent_at=db_now(seconds - resend))
+
+
 def expire(session: Session, max_attempts: int) -> list[str]:
     """Settle the jobs whose lease or time is over (queued again, or ended), and parents left behind. Their ids."""
     lease_over = and_(Job.status.in_(HELD), Job.lease_expires_at < db_now())
@@ -233,7 +255,7 @@ def queued_by_queue(session: Session, resend_seconds: float) -> dict[str, int]:
     oldest = func.min(Job.sent_at)
     query = (
         select(Job.queue, func.count())
-        .where(Job.status == JobStatus.QUEUED, Job.project_id.not_in(full_projects(session)))
+        .where(Job.status == JobStatus.QUEUED, Job.project_id.not_in(full_projects(session)), due())
         .group_by(Job.queue)
         .having(oldest < db_now(-resend_seconds))
     )
@@ -248,6 +270,7 @@ def stale_queued(session: Session, queue: str, resend_seconds: float) -> list[st
             Job.status == JobStatus.QUEUED,
             Job.queue == queue,
             Job.sent_at < db_now(-resend_seconds),
+            due(),
             Job.project_id.not_in(full_projects(session)),
         )
         .values(sent_at=db_now())
@@ -324,8 +347,9 @@ def _retry(session: Session, job: Job, problem: dict[str, Any], max_attempts: in
     return _requeue(session, job)
 
 
-def _requeue(session: Session, job: Job) -> JobStatus:
-    waiting = {"worker_id": None, "lease_expires_at": None, "stage": None, "sent_at": db_now()}
+def _requeue(session: Session, job: Job, **later: Any) -> JobStatus:
+    waiting = {"worker_id": None, "lease_expires_at": None, "stage": None, "sent_at": db_now(), **later}
     changes.change(session, job, JobStatus.QUEUED, **waiting)
-    send_job(session, job.id, job.queue)
+    if not later:
+        send_job(session, job.id, job.queue)
     return JobStatus.QUEUED

@@ -69,6 +69,9 @@ class Job(Base):
     # in queues, between a worker that handed it over and the next
     waited_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
+    not_before: Mapped[datetime | None]  # until then it is not claimed again: it waits for nodes
+    gathered: Mapped[int] = mapped_column(default=0, server_default="0")  # how often in vain, in a row
+
     result: Mapped[dict[str, Any] | None]
     problem: Mapped[dict[str, Any] | None]
 
@@ -128,3 +131,36 @@ class Consumption(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     seconds: Mapped[float]
     finished_at: Mapped[datetime]
+
+
+class Gang(Base):
+    """The workers that one attempt of a job trains with, from when it asks for them. All of them, or none, begin."""
+
+    __tablename__ = "gangs"
+    __table_args__ = (Index("ix_gangs_queue", "queue"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    attempt: Mapped[int]
+    queue: Mapped[str] = mapped_column(String(80))
+    wanted: Mapped[int]  # nodes, the first included
+    count: Mapped[int | None]  # of nodes that train, once they are together
+    token: Mapped[str] = mapped_column(String(64))  # by which their relays know one another
+    work: Mapped[dict[str, Any]]  # {pass, key, model, device}: what they train
+    created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
+class GangSeat(Base):
+    """A worker's place in a gang."""
+
+    __tablename__ = "gang_seats"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("gangs.job_id", ondelete="CASCADE"), primary_key=True)
+    worker_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    node: Mapped[int | None]  # once they are together
+    address: Mapped[str | None] = mapped_column(String(300))  # host:port of its relay, once that listens
+    lease_expires_at: Mapped[datetime]
+    joined_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+    left_at: Mapped[datetime | None]
+    problem: Mapped[dict[str, Any] | None]  # with which it left, if with one

@@ -1,0 +1,165 @@
+"""The embedded service with several workers that train together, each a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import psutil
+import pytest
+
+from app.client import Client
+from app.embedded import Embedded
+from tests.conftest import forget_process_state
+from tests.e2e.service import Service
+from tests.workers.training.arrays import digits, program
+
+QUEUE = "runtime.onnxruntime-cpu"
+SECONDS = 240
+SETTINGS = {
+    "TRAIN_ADDRESS": "127.0.0.1",
+    "RUNTIMES": "onnxruntime-cpu",
+    "MEASURE_SECONDS": "0.5",
+    "HEARTBEAT_SECONDS": "0.5",
+    "SWEEP_SECONDS": "0.5",
+    "RESEND_SECONDS": "1",
+    "LEASE_SECONDS": "5",
+}
+
+
+def until(true: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """What `true` says once it is; the time only catches what hangs."""
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+    return value
+
+
+@dataclass
+class Fleet:
+    """A running service, a network that knows nothing, digits to learn from, and workers besides the service's own."""
+
+    service: Service
+    environment: dict[str, str]
+    logs: Path
+    model: str
+    data: str
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def client(self) -> Client:
+        """Of the service."""
+        return self.service.client
+
+    def another(self, **settings: str) -> subprocess.Popen[bytes]:
+        """Start one more worker; back once it serves."""
+        before = len(self._seen())
+        changed = {f"BURNISH_{name}": value for name, value in settings.items()}
+        command = [sys.executable, "-P", "-m", "workers", "worker", "--queues", QUEUE, "--concurrency", "1"]
+        with (self.logs / f"another-{len(self.workers)}.log").open("wb") as log:
+            worker = subprocess.Popen(
+                command, env={**self.environment, **changed}, stdout=log, stderr=log, start_new_session=True
+            )
+        self.workers.append(worker)
+        until(lambda: len(self._seen()) > before)
+        return worker
+
+    def _seen(self) -> list[dict[str, Any]]:
+        return [one for one in self.client.list("workers") if QUEUE in one["queues"]]
+
+    def body(self, nodes: int, epochs: int = 2, **distributed: Any) -> dict[str, Any]:
+        """A job that trains on so many nodes."""
+        params = {
+            "epochs": epochs, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.05, "freeze_batch_norm": True,
+            "distributed": {"nodes": nodes, **distributed},
+        }  # fmt: skip
+        return {
+            "kind": "optimize",
+            "subject": self.model,
+            "recipe": {
+                "schema": 1,
+                "passes": [{"pass": "finetune", "params": params, "inputs": {"train": self.data}}],
+            },
+            "targets": [{"runtime": "onnxruntime-cpu", "params": {"threads": 1}}],
+        }
+
+    def submit(self, nodes: int, epochs: int = 2, **distributed: Any) -> str:
+        """Submit it; the job's id."""
+        return str(self.client.submit(self.body(nodes, epochs, **distributed))["id"])
+
+    def succeeded(self, job: str) -> dict[str, Any]:
+        """The job once it has ended well."""
+        ended = self.client.wait(job)
+        assert ended["status"] == "succeeded", (ended["problem"], self.client.log(job))
+        return ended
+
+    def weights(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The engine's weights by name."""
+        bundle = self.service.bundle(job)
+        (entry,) = bundle.glob("**/*.onnx")
+        model = onnx.load(str(entry))
+        return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+@contextmanager
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[Fleet]:
+    """A service whose worker trains with others."""
+    for name, value in {**SETTINGS, **settings}.items():
+        monkeypatch.setenv(f"BURNISH_{name}", value)
+    forget_process_state()
+    with (
+        Embedded(tmp_path / "data") as embedded,
+        Client(embedded.url, embedded.api_key) as client,
+    ):
+        service = Service(client, tmp_path)
+        images, labels = digits()
+        made = Fleet(
+            service,
+            worker_environment(),
+            tmp_path,
+            service.model(program(tmp_path / "network")),
+            service.dataset("digits", images=images, labels=labels),
+        )
+        try:
+            yield made
+        finally:
+            for worker in made.workers:
+                worker.terminate()
+            for worker in made.workers:
+                try:
+                    worker.wait(60)
+                finally:
+                    worker.kill()
+    forget_process_state()
+
+
+def worker_environment() -> dict[str, str]:
+    """What the embedded service gives its own worker."""
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            if "workers" in process.cmdline() and "--concurrency" in process.cmdline():
+                return dict(process.environ())
+        except psutil.Error:
+            continue
+    raise AssertionError("there is no worker")
+
+
+def child_of(mark: str) -> psutil.Process | None:
+    """The outermost process of an attempt whose folder's name begins with `mark`: with it all others end."""
+    found = [process for process in psutil.process_iter() if _is_child(process, mark)]
+    return min(found, key=lambda process: process.create_time(), default=None)
+
+
+def _is_child(process: psutil.Process, mark: str) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return "child" in words and any(f"/{mark}" in word for word in words)

@@ -1,0 +1,80 @@
+"""Jobs that train over several workers of one service, each with a sandbox and a network of its own."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.e2e.nodes import Fleet, child_of, fleet, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Two workers that train together."""
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        fleet(
+            tmp_path_factory.mktemp("fleet"),
+            monkeypatch,
+            CHECKPOINT_SECONDS="0.2",
+            GATHER_SECONDS="20",
+            GATHER_ATTEMPTS="2",
+        ) as made,
+    ):
+        made.another()
+        yield made
+
+
+def training(workers: Fleet, job: dict[str, Any]) -> dict[str, Any]:
+    """What a finished job tells of its training."""
+    manifest = json.loads((workers.service.bundle(job) / "manifest.json").read_text())
+    (step,) = [one for one in manifest["steps"] if one["name"] == "pass:finetune"]
+    return dict(step["facts"]["details"]["training"])
+
+
+def same(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Sums over processes are in another order."""
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_two_nodes_leave_what_one_leaves_also_where_one_is_killed(workers: Fleet) -> None:
+    alone = workers.succeeded(workers.submit(1, epochs=30))
+    killed = workers.submit(2, epochs=30)
+
+    def trains() -> bool:
+        now = workers.client.show("jobs", killed)
+        assert not now["finished"], now["problem"]
+        return "loss" in (now["progress"]["message"] or "") and now["progress"]["done"] > 30
+
+    until(trains)
+    helper = until(lambda: child_of(f"{killed}."))
+    helper.kill()
+    job = workers.succeeded(killed)
+    told = training(workers, job)
+    assert (job["attempt"], told["processes"], len(told["resumed_from"])) == (2, 2, 1)
+    same(workers.weights(alone), workers.weights(job))
+    assert "node 1: " in workers.client.logs(killed)
+
+
+def test_two_that_want_the_same_workers_do_not_wait_for_each_other(workers: Fleet) -> None:
+    jobs = [workers.submit(2, epochs=epochs) for epochs in (3, 4)]
+    for job in jobs:
+        assert training(workers, workers.succeeded(job))["processes"] == 2
+
+
+def test_nodes_that_never_come_hold_up_nobody_for_long(workers: Fleet) -> None:
+    waiting = workers.submit(3)
+    until(lambda: workers.client.show("jobs", waiting)["stage"] == "waiting")
+    small = workers.submit(1, epochs=1)
+    workers.succeeded(small)
+    assert not workers.client.show("jobs", waiting)["finished"]
+    job = workers.client.wait(waiting)
+    assert (job["status"], job["problem"]["code"]) == ("failed", "no_worker")
+    assert "3 nodes were asked for, and 2 were free" in job["problem"]["detail"]
+    assert "BURNISH_TRAIN_ADDRESS" in job["problem"]["hint"]
