@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
@@ -26,7 +26,7 @@ from workers import running
 from workers.assignment import JobAssignment
 from workers.child_process import ChildProcess, ProtocolError, printable
 from workers.hold import JobHold
-from workers.nodes.gathering import Gathering
+from workers.nodes.gathering import Gather, Gathering
 from workers.spans import StepSpans
 from workers.watch import Watch
 
@@ -101,13 +101,6 @@ class Sign(_Said):
     manifest: Annotated[str, StringConstraints(max_length=MOST_MANIFEST_CHARS)]
 
 
-class Gather(_Said):
-    """Workers to train with: as many as the first of `counts`, or, after a time, as another; and what they are to do."""
-
-    counts: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=64)]
-    work: dict[str, Any]
-
-
 class Answers:
     """Hears one child of a job."""
 
@@ -161,6 +154,9 @@ class Answers:
                     self._release(Device.model_validate(fields).device)
                 case "gather" if self._nodes is not None:
                     self._gather(self._nodes, Gather.model_validate(fields))
+                case "dismiss" if self._nodes is not None:
+                    self._nodes.close()
+                    self._child.answer()
                 case "sign":
                     self._sign(Sign.model_validate(fields).manifest)
                 case other:
@@ -346,7 +342,7 @@ class Answers:
             return self._watch.stopped is None and not self._child.exited()
 
         try:
-            answer = nodes.gather(asked.counts, asked.work, wait)
+            answer = nodes.gather(asked, wait)
         except (InvalidParams, Unavailable) as error:
             answer = {"problem": error.problem()}
         if answer:

@@ -56,7 +56,7 @@ class Part(BaseModel):
 
     node: int
     count: int
-    work: dict[str, Any]  # {pass, key, model, device}: see `workers/nodes/asking.py`
+    work: dict[str, Any]  # see `nodes.gathering.Work`
 
 
 class JobAssignment(BaseModel):

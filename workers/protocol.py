@@ -12,6 +12,7 @@ Child to supervisor (those marked * wait for an answer on the child's stdin):
 | acquire* | device | wait for the right to measure alone on a device → {} |
 | release* | device | give it back → {} |
 | gather* | counts, work | wait for so many workers to train with → {count, folder (where their relay's socket is)}, or {problem} |
+| dismiss* | | they are not needed any more → {} |
 | sign* | manifest | sign this manifest's text → {signature: text, or null where there is no key} |
 | hand_over | why | all is built and stored, and runs only where the assignment's `measuring_queue` leads; its last line |
 | result | result | the attempt succeeded; its last line |

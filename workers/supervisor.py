@@ -108,9 +108,7 @@ class Attempt:
         self._folder = folder
         self._command = command
         self._hold = JobHold(job, claimed_at)
-        self._nodes = (
-            Gathering(self._hold, folder, job.queue, job.gathered) if gang.nodes_of(job.request) > 1 else None
-        )
+        self._nodes = Gathering(self._hold, folder, job) if gang.nodes_of(job.request) > 1 else None
 
     def run(self) -> None:
         """Work, and settle the job: ended, queued again, or left to whoever has it now."""

@@ -146,7 +146,7 @@ class Gang(Base):
     wanted: Mapped[int]  # nodes, the first included
     count: Mapped[int | None]  # of nodes that train, once they are together
     token: Mapped[str] = mapped_column(String(64))  # by which their relays know one another
-    work: Mapped[dict[str, Any]]  # {pass, key, model, device}: what they train
+    work: Mapped[dict[str, Any]]  # {number (of the pass), key, model, device}: what they train
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 

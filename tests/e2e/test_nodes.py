@@ -1,6 +1,7 @@
 """Jobs that train over several workers of one service, each with a sandbox and a network of its own."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         fleet(
             tmp_path_factory.mktemp("fleet"),
             monkeypatch,
-            CHECKPOINT_SECONDS="0.2",
+            CHECKPOINT_SECONDS="1",
             GATHER_SECONDS="20",
             GATHER_ATTEMPTS="2",
         ) as made,
@@ -29,11 +30,11 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
-def training(workers: Fleet, job: dict[str, Any]) -> dict[str, Any]:
+def told(workers: Fleet, job: dict[str, Any]) -> str:
     """What a finished job tells of its training."""
     manifest = json.loads((workers.service.bundle(job) / "manifest.json").read_text())
     (step,) = [one for one in manifest["steps"] if one["name"] == "pass:finetune"]
-    return dict(step["facts"]["details"]["training"])
+    return " ".join(step["told"])
 
 
 def same(expected: dict[str, Any], found: dict[str, Any]) -> None:
@@ -44,28 +45,28 @@ def same(expected: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def test_two_nodes_leave_what_one_leaves_also_where_one_is_killed(workers: Fleet) -> None:
-    alone = workers.succeeded(workers.submit(1, epochs=30))
-    killed = workers.submit(2, epochs=30)
+    alone = workers.succeeded(workers.submit(1, epochs=8))
+    killed = workers.submit(2, epochs=8)
 
     def trains() -> bool:
         now = workers.client.show("jobs", killed)
         assert not now["finished"], now["problem"]
-        return "loss" in (now["progress"]["message"] or "") and now["progress"]["done"] > 30
+        return "loss" in (now["progress"]["message"] or "") and now["progress"]["done"] > 60
 
     until(trains)
     helper = until(lambda: child_of(f"{killed}."))
     helper.kill()
     job = workers.succeeded(killed)
-    told = training(workers, job)
-    assert (job["attempt"], told["processes"], len(told["resumed_from"])) == (2, 2, 1)
+    assert job["attempt"] == 2
+    assert re.search(r"in 2 processes; .*; resumed after step \d+\.", told(workers, job))
     same(workers.weights(alone), workers.weights(job))
     assert "node 1: " in workers.client.logs(killed)
 
 
 def test_two_that_want_the_same_workers_do_not_wait_for_each_other(workers: Fleet) -> None:
-    jobs = [workers.submit(2, epochs=epochs) for epochs in (3, 4)]
+    jobs = [workers.submit(2, epochs=epochs) for epochs in (1, 2)]
     for job in jobs:
-        assert training(workers, workers.succeeded(job))["processes"] == 2
+        assert "in 2 processes" in told(workers, workers.succeeded(job))
 
 
 def test_nodes_that_never_come_hold_up_nobody_for_long(workers: Fleet) -> None:

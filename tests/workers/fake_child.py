@@ -109,6 +109,24 @@ class FakeChild:
     def release(self, device: str) -> None:
         self.pipe.ask("release", device=device)
 
+    def gather(self, *counts: int) -> None:
+        """Asks for nodes to train with, and ends where there are none to be had."""
+        work = {"number": 0, "key": "a" * 64, "model": None, "device": "cpu"}
+        answer = self.pipe.ask("gather", counts=counts, work=work)
+        if "problem" in answer:
+            self.fail(answer["problem"])
+
+    def dismiss(self) -> None:
+        self.pipe.ask("dismiss")
+
+    def by_node(self, first: list[list[Any]], others: list[list[Any]]) -> None:
+        """One script for the node that has the job, another for those that help."""
+        self.run(first if self.assignment["part"] is None else others)
+
+    def fail(self, problem: dict[str, Any], again: bool = False) -> None:
+        self.pipe.tell("problem", problem=problem, result=None, again=again)
+        time.sleep(600)
+
     def sign(self, path: str, changes: dict[str, Any]) -> None:
         """Asks for a signature of its job's manifest, with changes, and notes what came back."""
         own = {"job": self.assignment["job_id"], "model": {"digest": self.assignment["subject"]["digest"]}}
@@ -124,6 +142,11 @@ class FakeChild:
 
     def print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def wait_for(self, path: str) -> None:
+        """Until somebody has left a mark there."""
+        while not Path(path).exists():
+            time.sleep(0.05)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -35,7 +35,7 @@ class AskedNodes:
         if not numbered(0):
             raise unnumbered()
         work = {
-            "pass": self._number,
+            "number": self._number,
             "key": self._given.key,
             "model": self._source(),
             "device": self._attempt.device,
@@ -44,6 +44,10 @@ class AskedNodes:
         if (problem := answer.get("problem")) is not None:
             raise error_of(problem)
         return Seat(0, int(answer["count"]), Path(answer["folder"]))
+
+    def dismiss(self) -> None:
+        """See `Nodes.dismiss`."""
+        self._attempt.supervisor.ask("dismiss")
 
     def _source(self) -> str | None:
         """The key of the step that left the model; None where it is the job's subject."""

@@ -2,21 +2,26 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, InvalidParams, NoWorker, Unavailable
 from app.jobs import gang
+from app.jobs.tables import Job
 from app.queue import queue_depth
+from workers.child_process import ProtocolError
 from workers.durable import AWAY
 from workers.hold import JobHold
 from workers.nodes.carrier import FOLDER, Carrier
 from workers.problems import error_of
+
+Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 STAGE = "training"
 TICK_SECONDS = 0.5
@@ -27,6 +32,26 @@ REPORT_SECONDS = 5.0  # for the other nodes to say what they found, once this on
 SECONDARY = frozenset({"crashed", "unavailable", "internal", "timed_out", "cancelled"})
 
 log = structlog.get_logger(__name__)
+
+
+class Work(BaseModel):
+    """What the nodes do together, as the first one's child says it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int  # of the pass in the recipe
+    key: Key  # of its step
+    model: Key | None  # of the step that left its input; None: the job's subject
+    device: Literal["cpu", "cuda"]
+
+
+class Gather(BaseModel):
+    """Workers to train with: as many as the first of `counts`, or, after a time, as another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    counts: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=64)]
+    work: Work
 
 
 class NotTogether(Exception):
@@ -42,26 +67,28 @@ class NotTogether(Exception):
 class Gathering:
     """The gang of one attempt."""
 
-    def __init__(self, hold: JobHold, folder: Path, queue: str, gathered: int):
-        self._hold, self._folder, self._queue, self._gathered = hold, folder, queue, gathered
+    def __init__(self, hold: JobHold, folder: Path, job: Job):
+        self._hold, self._folder = hold, folder
+        self._queue, self._gathered, self._most = job.queue, job.gathered, gang.nodes_of(job.request)
         self._carrier: Carrier | None = None
         self._open = False
         self._count = 1
         self._looked = 0.0
 
-    def gather(
-        self, counts: Sequence[int], work: dict[str, Any], wait: Callable[[int, int], bool]
-    ) -> dict[str, Any]:
-        """Hold this worker, and those that come, until there are as many as the first of `counts`, or, after a time, another.
+    def gather(self, asked: Gather, wait: Callable[[int, int], bool]) -> dict[str, Any]:
+        """Hold this worker, and those that come, until there are as many as was asked for.
 
         `wait(there, wanted)` is called now and then; it returns False where nobody needs the nodes any more.
 
         Raises:
             NotTogether: they did not come.
             InvalidParams, Unavailable: this worker cannot be reached by others.
+            ProtocolError: the job did not ask for so many.
             Lost: the hold is gone.
         """
-        settings = get_settings()
+        settings, counts, work = get_settings(), asked.counts, asked.work.model_dump()
+        if max(counts) > self._most:
+            raise ProtocolError(f"it gathers {max(counts)} nodes for a job that asks for {self._most}")
         if not settings.train_address:
             raise no_address()
         token = secrets.token_hex(32)
@@ -156,7 +183,8 @@ class Gathering:
         """Look after the other nodes, now and then.
 
         Raises:
-            Unavailable: one was not heard of any more.
+            Unavailable: one was not heard of any more, or could not go on.
+            BurnishError: one found something wrong.
         """
         settings = get_settings()
         if not self._open or self._count == 1 or time.monotonic() - self._looked < settings.heartbeat_seconds:
@@ -165,8 +193,17 @@ class Gathering:
         try:
             with transaction(readonly=True) as session:
                 lost = gang.lost(session, self._hold.job_id)
+                found, _ = gang.problems(session, self._hold.job_id)
         except AWAY:
             return
+        if (wrong := _decisive(found)) is not None:
+            raise wrong
+        if found:
+            raise Unavailable(
+                f"a node of the {self._count} that train could not go on: {found[0]['detail']}",
+                stage=STAGE,
+                hint="another attempt goes on from the last checkpoint",
+            )
         if lost:
             raise Unavailable(
                 f"node {lost[0]} of the {self._count} that train was not heard of any more",
@@ -183,9 +220,8 @@ class Gathering:
                     found, waiting = gang.problems(session, self._hold.job_id)
             except AWAY:
                 return None
-            first = next((one for one in found if one["code"] not in SECONDARY), None)
-            if first is not None:
-                return error_of(first)
+            if (wrong := _decisive(found)) is not None:
+                return wrong
             if not waiting or time.monotonic() > end:
                 return None
             time.sleep(TICK_SECONDS)
@@ -203,6 +239,12 @@ class Gathering:
                     gang.close_of(session, self._hold.job_id, self._hold.attempt)
             except AWAY:
                 pass  # they find out that the attempt is over
+
+
+def _decisive(found: Sequence[Mapping[str, Any]]) -> BurnishError | None:
+    """What explains the end of all: another attempt would end the same."""
+    first = next((one for one in found if one["code"] not in SECONDARY), None)
+    return None if first is None else error_of(first)
 
 
 def no_address() -> InvalidParams:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -64,8 +65,11 @@ class MemberAnswers(Answers):
         self._count(message)
         match message["type"]:
             case "lookup":
-                fields = {name: value for name, value in message.items() if name != "type"}
-                self._lookup(Lookup.model_validate(fields))
+                try:
+                    asked = Lookup.model_validate({"key": message.get("key")})
+                except ValidationError as error:
+                    raise ProtocolError(f"a lookup that does not fit: {error}") from error
+                self._lookup(asked)
             case "progress":
                 self.stage = str(message.get("stage"))[:100]
             case other:
@@ -109,7 +113,7 @@ def _filled(member: "Member") -> dict[str, Any] | None:
     try:
         return member.run()
     except Lost:
-        return None
+        return Crashed("a node lost its place", stage="training").problem()
     except BurnishError as error:
         return error.problem()
     except Exception as error:

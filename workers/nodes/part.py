@@ -28,6 +28,9 @@ class Given:
         """See `Nodes.gather`."""
         return self._seat
 
+    def dismiss(self) -> None:
+        """The first node's to say."""
+
 
 def take_part(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, Any]:
     """Train with the others; {} once that is done.
@@ -43,7 +46,7 @@ def take_part(assignment: JobAssignment, supervisor: Supervisor) -> dict[str, An
     attempt = Attempt(
         assignment, supervisor, Steps(supervisor, assignment.scratch), device=part.work["device"]
     )
-    number = part.work["pass"]
+    number = part.work["number"]
     given = prepared(
         attempt,
         number,

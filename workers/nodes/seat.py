@@ -26,6 +26,10 @@ class Nodes(Protocol):
         """
         ...
 
+    def dismiss(self) -> None:
+        """They are not needed any more."""
+        ...
+
 
 class PartDone(Exception):
     """This node is not the first, and its part of the training is done: the result is elsewhere."""

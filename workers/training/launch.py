@@ -58,6 +58,8 @@ def run(job: TrainingJob, ctx: PassContext, params: TrainingParams) -> TrainingR
             report = train(job, SingleProcess(), hear, ctx.phases)
     else:
         report = _train_together(job, params, processes, hear, seat)
+        if seat is not None and ctx.nodes is not None:
+            ctx.nodes.dismiss()
     scalars = job.out / SCALARS
     if ctx.aside is not None and scalars.is_dir():
         shutil.copytree(scalars, ctx.aside, dirs_exist_ok=True)

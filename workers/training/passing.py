@@ -82,6 +82,8 @@ def in_words(report: TrainingReport) -> str:
     """How it went, in sentences."""
     text = f"Trained {report.epochs} epoch{'s' if report.epochs > 1 else ''} ({report.steps} steps) in {report.seconds:.0f} s"
     text += f", {report.samples_per_second:.0f} samples/s"
+    if report.processes > 1:
+        text += f", in {report.processes} processes"
     if report.history:
         text += f"; loss {report.history[0].loss:.4g} in the first epoch, {report.history[-1].loss:.4g} in the last"
     if report.best is not None:

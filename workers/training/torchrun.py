@@ -31,9 +31,7 @@ from workers.sandbox.namespaces import die_with_parent
 AGENT = (sys.executable, "-P", "-m", "workers.training.torchrun")
 LOOPBACK = "127.0.0.1"
 LISTEN_SECONDS = 0.05
-MEET_SECONDS = (
-    3600  # until the last node is there, which may have to prepare samples first; supervisors watch meanwhile
-)
+MEET_SECONDS = 900  # until the last node is there, which may have to fetch its data first
 SHUTDOWN_SECONDS = 3  # from SIGTERM to SIGKILL, for the others where one died
 LAST_LINES, LAST_CHARS = 12, 2000
 

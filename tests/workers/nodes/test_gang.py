@@ -17,7 +17,7 @@ from tests.workers.conftest import add_job, add_model, problem_code, read_job, r
 
 QUEUE = "runtime.onnxruntime-cpu"
 LEASE = 60.0
-WORK = {"pass": 0, "key": "a" * 64, "model": None, "device": "cpu"}
+WORK = {"number": 0, "key": "a" * 64, "model": None, "device": "cpu"}
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from workers.training.weights import WEIGHTS
 TOKEN = "5e" * 32
 MOST_SECONDS = 300
 
+pytestmark = pytest.mark.slow
+
 
 class Node:
     """A child that is to train, and the relay beside it."""

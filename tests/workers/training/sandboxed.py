@@ -21,6 +21,9 @@ class Given:
         assert self._given.node is not None
         return Seat(self._given.node, self._count, self._given.folder / FOLDER)
 
+    def dismiss(self) -> None:
+        """Nobody watches."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
