@@ -31,10 +31,10 @@ def main() -> None:
     given = enter.given(parser.parse_args())
     report = enter.enter(given)
     pipe = SupervisorPipe.take_stdio()
-    from workers.training.rank import params_of
     from workers.context import PassContext
     from workers.nodes.seat import PartDone
     from workers.training import launch
+    from workers.training.rank import params_of
     from workers.training.task import TrainingJob
 
     assignment = json.loads(given.assignment.read_text())
