@@ -271,6 +271,10 @@ def gap(latency_ms: float, profiled_ms: float, layers_ms: float) -> str | None:
         )
     elif outside < -GAP * profiled_ms:
         told.append("layers ran side by side, so their times add up to more than the run")
+    if len(told) == 1:
+        told.append(
+            f"a run with the profiler took {profiled_ms:.4g} ms, so the machine was busier or slower at one of both times"
+        )
     return "; ".join(told)
 
 
