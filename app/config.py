@@ -271,8 +271,8 @@ class Settings(BaseSettings):
     gather_attempts: int = Field(
         10,
         gt=0,
-        description="How often in a row a training over several nodes may wait for them in vain before its job fails. It is tried "
-        "again after BURNISH_GATHER_SECONDS, twice that, four times that …, at most 10 minutes.",
+        description="How often in a row a training over several nodes is tried while fewer workers for it are online than it asks "
+        "for, before its job fails: after BURNISH_GATHER_SECONDS, twice that, four times that …, at most 10 minutes.",
     )
     child_memory_bytes: int = Field(
         0,

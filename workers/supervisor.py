@@ -89,7 +89,7 @@ def _ours(session: Session, rung: str, request: Mapping[str, Any]) -> bool:
         queue = session.scalars(select(Job.queue).where(Job.id == rung)).one()
         if gang.gathering(session, queue) is not None:
             return False
-        if not running.trains_with_others.is_set() and fleet.trains_with_others(
+        if not running.trains_with_others.is_set() and fleet.count_trainers(
             session, queue, settings.worker_seen_seconds
         ):
             return False

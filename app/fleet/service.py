@@ -126,10 +126,10 @@ def differs(session: Session, version: str, cores: int, seen_seconds: float) -> 
     )
 
 
-def trains_with_others(session: Session, queue: str, seen_seconds: float) -> bool:
-    """Whether a live worker of a queue takes part in trainings over several nodes."""
-    return any(
-        queue in worker.queues and worker.hardware.get(TRAINS_WITH_OTHERS)
+def count_trainers(session: Session, queue: str, seen_seconds: float) -> int:
+    """How many live workers of a queue take part in trainings over several nodes."""
+    return sum(
+        queue in worker.queues and bool(worker.hardware.get(TRAINS_WITH_OTHERS))
         for worker in list_live(session, seen_seconds)
     )
 

@@ -198,7 +198,7 @@ def postpone(
 ) -> JobStatus | None:
     """Queue a job again whose nodes were not all there, not to be claimed within `seconds`: no fault of the job.
 
-    `problem`: it waited in vain, and fails with this after `most` times; None: it made room for an older one.
+    `problem`: there are not so many, and it fails with this after `most` times; None: others have them now.
     """
     job = hold(session, job_id, attempt)
     if job is None:

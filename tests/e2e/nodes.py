@@ -1,5 +1,6 @@
 """The embedded service with several workers that train together, each a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -58,14 +59,18 @@ class Fleet:
         """Of the service."""
         return self.service.client
 
-    def another(self, **settings: str) -> subprocess.Popen[bytes]:
-        """Start one more worker; back once it serves."""
+    def another(self, *before_it: str, **settings: str) -> subprocess.Popen[bytes]:
+        """Start one more worker, `before_it` its command; back once it serves."""
         before = len(self._seen())
         changed = {f"BURNISH_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-P", "-m", "workers", "worker", "--queues", QUEUE, "--concurrency", "1"]
         with (self.logs / f"another-{len(self.workers)}.log").open("wb") as log:
             worker = subprocess.Popen(
-                command, env={**self.environment, **changed}, stdout=log, stderr=log, start_new_session=True
+                [*before_it, *command],
+                env={**self.environment, **changed},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.workers.append(worker)
         until(lambda: len(self._seen()) > before)
@@ -74,10 +79,10 @@ class Fleet:
     def _seen(self) -> list[dict[str, Any]]:
         return [one for one in self.client.list("workers") if QUEUE in one["queues"]]
 
-    def body(self, nodes: int, epochs: int = 2, **distributed: Any) -> dict[str, Any]:
+    def body(self, nodes: int, epochs: int = 2, batch: int = 32, **distributed: Any) -> dict[str, Any]:
         """A job that trains on so many nodes."""
         params = {
-            "epochs": epochs, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.05, "freeze_batch_norm": True,
+            "epochs": epochs, "batch_size": batch, "optimizer": "sgd", "learning_rate": 0.05, "freeze_batch_norm": True,
             "distributed": {"nodes": nodes, **distributed},
         }  # fmt: skip
         return {
@@ -90,9 +95,26 @@ class Fleet:
             "targets": [{"runtime": "onnxruntime-cpu", "params": {"threads": 1}}],
         }
 
-    def submit(self, nodes: int, epochs: int = 2, **distributed: Any) -> str:
+    def submit(self, nodes: int, epochs: int = 2, batch: int = 32, **distributed: Any) -> str:
         """Submit it; the job's id."""
-        return str(self.client.submit(self.body(nodes, epochs, **distributed))["id"])
+        return str(self.client.submit(self.body(nodes, epochs, batch, **distributed))["id"])
+
+    def until_it_trains(self, job: str, least: int, attempt: int = 1) -> None:
+        """Wait until an attempt has done so many steps, those of earlier ones included."""
+
+        def trains() -> bool:
+            now = self.client.show("jobs", job)
+            assert not now["finished"], now["problem"]
+            far = "loss" in (now["progress"]["message"] or "") and now["progress"]["done"] >= least
+            return bool(far and now["attempt"] == attempt)
+
+        until(trains)
+
+    def told(self, job: dict[str, Any]) -> str:
+        """What a finished job tells of its training."""
+        manifest = json.loads((self.service.bundle(job) / "manifest.json").read_text())
+        (step,) = [one for one in manifest["steps"] if one["name"] == "pass:finetune"]
+        return " ".join(step["told"])
 
     def succeeded(self, job: str) -> dict[str, Any]:
         """The job once it has ended well."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from app.config import get_settings
 from app.db import transaction
 from app.errors import BurnishError, InvalidParams, NoWorker, Unavailable
+from app.fleet import service as fleet
 from app.jobs import gang
 from app.jobs.tables import Job
 from app.queue import queue_depth
@@ -28,6 +29,7 @@ TICK_SECONDS = 0.5
 RING_SECONDS = 2.0
 MOST_BACKOFF_SECONDS = 600.0
 YIELD_SECONDS = 2.0
+BUSY_SHARE = 2.0  # small jobs have the worker for so long, of the time that it was held
 REPORT_SECONDS = 5.0  # for the other nodes to say what they found, once this one cannot go on
 SECONDARY = frozenset({"crashed", "unavailable", "internal", "timed_out", "cancelled"})
 
@@ -55,8 +57,8 @@ class Gather(BaseModel):
 
 
 class NotTogether(Exception):
-    """The nodes were not all there in time: the job waits in its queue, and its workers are free. `problem`: None where it only
-    made room for an older one."""
+    """The nodes were not all there in time: the job waits in its queue, and its workers are free. `problem`: None where
+    there are enough workers, and others have them now."""
 
     def __init__(self, seconds: float, problem: BurnishError | None):
         super().__init__(seconds)
@@ -131,7 +133,7 @@ class Gathering:
             if not now.first:
                 raise NotTogether(YIELD_SECONDS, None)
             if over:
-                raise self._in_vain(counts[0], now.seats)
+                raise self._in_vain(counts[0])
             if time.monotonic() - rung > RING_SECONDS:
                 self._ring(counts[0] - now.seats)
                 rung = time.monotonic()
@@ -167,15 +169,20 @@ class Gathering:
         except Exception as error:  # the broker is away: at the next turn
             log.warning("not_rung", error=str(error))
 
-    def _in_vain(self, wanted: int, there: int) -> NotTogether:
-        seconds = get_settings().gather_seconds
+    def _in_vain(self, wanted: int) -> NotTogether:
+        """Where there are enough workers and they do something else, the job waits for them, within its limits."""
+        settings = get_settings()
+        seconds = settings.gather_seconds
+        with transaction(readonly=True) as session:
+            there = fleet.count_trainers(session, self._queue, settings.worker_seen_seconds)
+        if there >= wanted:
+            return NotTogether(BUSY_SHARE * seconds, None)
         problem = NoWorker(
-            f"{wanted} nodes were asked for, and {there} were free at once for {seconds:g} seconds, "
+            f"{wanted} nodes were asked for, and {there} workers that train with others are online, "
             f"{self._gathered + 1} times in a row",
             stage=STAGE,
             param="distributed.nodes",
-            hint="start more workers that have BURNISH_TRAIN_ADDRESS (`GET /v1/workers`), ask for fewer nodes, or raise "
-            "BURNISH_GATHER_SECONDS",
+            hint="start more workers with BURNISH_TRAIN_ADDRESS (`GET /v1/workers` lists them), or ask for fewer nodes",
         )
         return NotTogether(min(seconds * 2**self._gathered, MOST_BACKOFF_SECONDS), problem)
 

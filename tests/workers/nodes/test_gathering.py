@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+import app
 from app.config import Settings
 from app.db import transaction
 from app.errors import InvalidDataset
+from app.fleet import service as fleet
 from app.jobs.tables import Gang, GangSeat, Job
 from app.models.tables import Model
 from tests.workers.conftest import FAKE_CHILD, HANG, add_job, problem_code, read_job, rows, run
@@ -96,8 +98,30 @@ def test_nodes_that_do_not_come(model: Model, settings_of: Callable[..., Setting
     now = run(job)
     assert (now.status, problem_code(now)) == ("failed", "no_worker")
     assert now.problem is not None
-    assert "2 nodes were asked for, and 1 were free" in now.problem["detail"]
+    assert "2 nodes were asked for, and 0 workers that train with others are online" in now.problem["detail"]
     assert not Path(mark).exists()
+
+
+def test_nodes_that_are_busy_are_waited_for(model: Model, settings_of: Callable[..., Settings]) -> None:
+    settings_of(gather_seconds=1)
+    with transaction() as session:
+        for number in range(2):
+            fleet.register(
+                session,
+                worker_id=f"wrk_{number}",
+                host=f"host-{number}",
+                pid=number,
+                version=app.__version__,
+                queues=["runtime.onnxruntime-cpu"],
+                runtimes={},
+                hardware={fleet.TRAINS_WITH_OTHERS: True},
+            )
+    job = job_on(model, 2, [["gather", 2]])
+    for _ in range(3):
+        now = run(job)
+        assert (now.status, now.gathered, now.stalled_attempts) == ("queued", 0, 0)
+        with transaction() as session:
+            session.execute(update(Job).values(not_before=None))
 
 
 def test_with_fewer_where_the_job_takes_them(model: Model, settings_of: Callable[..., Settings]) -> None:
