@@ -119,7 +119,7 @@ class Fleet:
     def succeeded(self, job: str) -> dict[str, Any]:
         """The job once it has ended well."""
         ended = self.client.wait(job)
-        assert ended["status"] == "succeeded", (ended["problem"], self.client.log(job))
+        assert ended["status"] == "succeeded", (ended["problem"], self.client.logs(job))
         return ended
 
     def weights(self, job: dict[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def test_three_nodes_leave_what_one_leaves(workers: Fleet) -> None:
 
 def test_a_line_that_is_cut_and_healed(workers: Fleet, hosts: tuple[str, list[Host]]) -> None:
     _, (host, _) = hosts
-    job = workers.submit(3, epochs=12, batch=48)
-    workers.until_it_trains(job, 20)
+    job = workers.submit(3, epochs=3, batch=48)
+    workers.until_it_trains(job, 10)
     host.cut()
     try:
         until(lambda: _over(workers, job, 1))
@@ -64,8 +64,8 @@ def test_a_line_that_is_cut_and_healed(workers: Fleet, hosts: tuple[str, list[Ho
 
 
 def test_the_worker_that_has_the_job_is_killed(workers: Fleet) -> None:
-    job = workers.submit(2, epochs=12)
-    workers.until_it_trains(job, 20)
+    job = workers.submit(2, epochs=3)
+    workers.until_it_trains(job, 10)
     child = until(lambda: child_of(f"{job}-1"))
     worker = psutil.Process(child.ppid())
     worker.kill()
