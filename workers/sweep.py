@@ -9,7 +9,7 @@ from app.config import get_settings
 from app.datasets.tables import Dataset
 from app.db import db_now, transaction
 from app.fleet.tables import Worker
-from app.jobs import gang, lease
+from app.jobs import lease
 from app.models.tables import Model
 from app.queue import INSPECT_QUEUE, queue_depth, send_inspect, send_job
 from workers import orphans, running, scratch
@@ -87,9 +87,7 @@ def alone(session: Session) -> bool:
 
 def _held(session: Session, subject_id: str, attempt: int) -> bool:
     if subject_id.startswith("job_"):
-        job_id, helps, worker_id = subject_id.partition(".")
-        if helps:
-            return gang.seated(session, job_id, attempt, worker_id)
-        return lease.look(session, subject_id, attempt) is not None
+        job_id, _, _ = subject_id.partition(".")  # behind the point, the worker that helps with it
+        return lease.look(session, job_id, attempt) is not None
     table: inspections.Table = Model if subject_id.startswith("mdl_") else Dataset
     return inspections.holds(session, table, subject_id, attempt)

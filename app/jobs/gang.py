@@ -156,17 +156,13 @@ def renew(session: Session, place: Place, lease_seconds: float) -> bool:
 
 def held(session: Session, place: Place) -> bool:
     """Whether a place is there still, and the attempt that it belongs to goes on."""
-    return seated(session, place.job_id, place.attempt, place.worker_id)
-
-
-def seated(session: Session, job_id: str, attempt: int, worker_id: str) -> bool:
-    """Whether a worker has a place beside an attempt that goes on."""
     query = (
         select(GangSeat.worker_id)
         .join(Gang, Gang.job_id == GangSeat.job_id)
         .join(Job, Job.id == Gang.job_id)
-        .where(GangSeat.job_id == job_id, GangSeat.worker_id == worker_id, GangSeat.left_at.is_(None))
-        .where(Gang.attempt == attempt, Job.attempt == attempt, Job.status == JobStatus.RUNNING)
+        .where(GangSeat.job_id == place.job_id, GangSeat.worker_id == place.worker_id)
+        .where(GangSeat.left_at.is_(None), Job.status == JobStatus.RUNNING)
+        .where(Gang.attempt == place.attempt, Job.attempt == place.attempt)
     )
     return session.scalar(query) is not None
 
