@@ -20,7 +20,6 @@ RUNTIME = "onnxruntime-cpu"
 KEPT = 0.8  # of the operations
 FITTED = 256
 DISTILLED = {"epochs": 1, "batch_size": 32, "learning_rate": 3e-5, "temperature": 1.0}
-NEAR = 0.01  # of the operations that `low-rank` leaves to the share that is asked for
 ORIGINAL, DEPTH, CHANNELS, RANK, THEN = (
     "original",
     "`shrink-depth`",
@@ -71,7 +70,7 @@ def run() -> tuple[str, bool]:
     text += (
         f"\n\nall-MiniLM-L6-v2 and a linear probe that tells whether sentences are meant well or ill; {len(testing.labels):,} to test, "
         f"{FITTED} to choose by and to fit on, {len(fitting.labels):,} without labels to learn from the original, once each. `shrink-depth` dropped "
-        f"{', '.join(branches)}; `prune-channels` is `magnitude-l2`; the energy of `low-rank` is the one that leaves as many operations. Latency: "
+        f"{', '.join(branches)}; `prune-channels` is `magnitude-l2`; `low-rank` is given the share of the parameters that leaves as many operations. Latency: "
         f"`{RUNTIME}`, one sentence of {TOKENS} tokens, one thread, in turns; the original beside itself: {share_text(times[CONTROL])}. "
         f"Goals: `shrink-depth` {told}."
     )
@@ -90,16 +89,16 @@ def smaller(place: Room, original: ModelHandle, some: Samples) -> tuple[dict[str
 
 
 def at_rank(place: Room, original: ModelHandle, some: Samples, share: float) -> ModelHandle:
-    """At a lower rank, with a share of the operations: by bisection on the energy that layers keep."""
-    low, high = 0.3, 1.0
-    while True:
-        energy = (low + high) / 2
-        params: dict[str, Any] = {"energy": energy, "ignore": ["*classifier*"], "samples": FITTED}
-        made, _ = place.apply("low-rank", original, params, {"calibration": some})
-        left = operations(made) / operations(original)
-        if abs(left - share) <= NEAR or high - low < 1e-3:
-            return made
-        low, high = (energy, high) if left < share else (low, energy)
+    """At a lower rank, with a share of the operations: each weight of a linear layer is two of them for each token."""
+    network, graph = opened(original)
+    parameters, flops = totals(layers(graph, network.inputs))
+    params: dict[str, Any] = {
+        "keep_parameters": 1 - (1 - share) * flops / (2 * TOKENS) / parameters,
+        "ignore": ["*classifier*"],
+        "samples": FITTED,
+    }
+    made, _ = place.apply("low-rank", original, params, {"calibration": some})
+    return made
 
 
 def operations(model: ModelHandle) -> int:
