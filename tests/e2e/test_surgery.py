@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.e2e.service import Service, run_alone
+from tests.workers.engines.networks import Deep
 from tests.workers.training.networks import digits, fit
 from workers.torch.program import TorchModel, export
 from workers.torch.to_onnx import program_to_onnx
@@ -68,3 +69,28 @@ def test_smaller_layers_are_trained_and_become_an_engine(
     assert after["accuracy"]["value"] > before["accuracy"]["value"] - MOST_LOST
     assert job["result"]["verification"] == "verified"
     assert run_alone(service.bundle(job))["ok"]
+
+
+@pytest.mark.slow
+def test_fewer_branches_are_trained_and_become_an_engine(service: Service, tmp_path: Path):
+    torch.manual_seed(0)
+    network = Deep()
+    fit(network, digits().train, epochs=8)
+    inputs = ({"name": "images", "dtype": "float32", "shape": ["batch", 1, 8, 8]},)
+    outputs = ({"name": "logits", "dtype": "float32", "shape": ["batch", 10]},)
+    program = export(TorchModel(network.eval(), inputs, outputs))
+    model = service.model(program_to_onnx(program, inputs, outputs, tmp_path).path)
+    known, held = digits().train, digits().held
+    train = {"train": service.dataset("train", images=known.inputs["images"], labels=known.labels)}
+    evaluation = service.dataset("evaluation", images=held.inputs["images"], labels=held.labels)
+    recipe = [
+        {"pass": "shrink-depth", "params": {"to": 0.6}, "inputs": train},
+        {"pass": "distill", "params": TRAINED, "inputs": train},
+    ]
+    job = service.optimize(model, recipe, evaluation={"dataset": evaluation, "metric": "top1"})
+
+    assert job["status"] == "succeeded", job["problem"]
+    before, after = (job["result"][side] for side in ("baseline", "optimized"))
+    assert after["size_bytes"] < before["size_bytes"]
+    assert after["accuracy"]["value"] > before["accuracy"]["value"] - MOST_LOST
+    assert job["result"]["verification"] == "verified"
