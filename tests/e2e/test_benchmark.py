@@ -39,6 +39,7 @@ def run(service: Service, subject: str, settings: dict[str, Any], **fields: Any)
     return service.client.wait(service.client.submit(body)["id"])
 
 
+@pytest.mark.slow
 def test_every_scenario_and_the_batch_curve_of_a_built_engine(
     service: Service, products: str, tmp_path: Path
 ) -> None:

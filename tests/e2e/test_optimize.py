@@ -187,6 +187,7 @@ def test_silero_with_its_control_flow(service: Service) -> None:
     assert run_alone(service.bundle(job))["ok"]
 
 
+@pytest.mark.slow
 def test_magika_by_the_preset(service: Service) -> None:
     data = service.dataset("sources", **source_files())
     model = service.model(packaged("magika", "models/standard_v3_3/model.onnx"))

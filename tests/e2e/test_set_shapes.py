@@ -40,6 +40,7 @@ def test_generated_data_has_the_sizes_that_were_fixed(service: Service, free: st
     assert run_alone(bundle)["ok"]
 
 
+@pytest.mark.slow
 def test_samples_are_compared_in_batches_of_the_fixed_size(service: Service, free: str) -> None:
     data = np.random.default_rng(1).standard_normal((SAMPLES, 5, 64)).astype(np.float32)
     dataset = service.dataset("rows", x=data)

@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("surgery", "training"),
     [
-        ("low-rank", "distill"),
+        pytest.param("low-rank", "distill", marks=pytest.mark.slow),
         pytest.param("low-rank", "finetune", marks=pytest.mark.slow),
         pytest.param("depthwise-separable", "distill", marks=pytest.mark.slow),
         pytest.param("depthwise-separable", "finetune", marks=pytest.mark.slow),

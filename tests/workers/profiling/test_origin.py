@@ -113,7 +113,7 @@ def test_nodes_that_quantizing_puts_in_are_led_through_each_step(bert, tmp_path)
     assert times_named(layers, quantized, linear) == dict.fromkeys(linear, 1)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_layers_that_a_pass_split_name_the_one_that_they_were(known, resnet, tmp_path):
     """Without the models in between too: by the modules' names, as calls are numbered anew."""
     split = changed("depthwise-separable", resnet.original, resnet, tmp_path / "split", keep_flops=0.6)
@@ -129,7 +129,7 @@ def test_layers_that_a_pass_split_name_the_one_that_they_were(known, resnet, tmp
     assert times == {name: 2 if name in parts else 1 for name in wanted}
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_onnx_model_that_was_a_network_meanwhile(known, bert, tmp_path):
     program = as_program(bert.onnx, tmp_path / "program")
     lower = changed("low-rank", program, bert, tmp_path / "lower", rank=16)
