@@ -1,7 +1,6 @@
 """Whole jobs whose engine is built here and cannot run here: TensorRT for RTX, without a GPU."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,13 +27,10 @@ ALLOWED = {"allow_unmeasured": True}
 @pytest.fixture(scope="module")
 def rtx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """`burnish up` whose worker tries TensorRT for RTX."""
-    before = os.environ.get("BURNISH_RUNTIMES", "")
-    os.environ["BURNISH_RUNTIMES"] = "tensorrt-rtx,onnxruntime-cpu"
-    try:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BURNISH_RUNTIMES", "tensorrt-rtx,onnxruntime-cpu")
         with Embedded(tmp_path_factory.mktemp("rtx") / "data") as running:
             yield running
-    finally:
-        os.environ["BURNISH_RUNTIMES"] = before
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Whole jobs for XLA: on its CPU, measured; for TPUs, built ahead of time and unverified, as there is none here."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,15 +24,11 @@ NO_TPU = pytest.mark.skipif(TPU in accelerators(), reason="there is a TPU, on wh
 @pytest.fixture(scope="module")
 def xla(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """`burnish up` whose worker tries XLA."""
-    before = {name: os.environ.get(name, "") for name in SETTINGS}
-    os.environ.update(SETTINGS)
-    try:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in SETTINGS.items():
+            environment.setenv(name, value)
         with Embedded(tmp_path_factory.mktemp("xla") / "data") as running:
             yield running
-    finally:
-        os.environ.update({name: value for name, value in before.items() if value})
-        for name in (name for name, value in before.items() if not value):
-            del os.environ[name]
 
 
 @pytest.fixture
