@@ -1,8 +1,9 @@
-# Burnish's images: `docker build --target api|worker-cpu|worker-gpu .`
+# Burnish's images: `docker build --target api|worker-cpu|worker-gpu|worker-horovod .`
 #
 #   api         the HTTP service, the commands and the migrations; no torch, no onnx
 #   worker-cpu  a worker with ONNX Runtime and torch for CPUs
 #   worker-gpu  a worker with CUDA builds of both; the host brings the driver and the container toolkit
+#   worker-horovod  worker-cpu with Horovod, for trainings by `backend: horovod`
 #
 # PIP_ARGS is given to every pip that installs packages: an index of your own, or one with CPU builds of torch.
 # Run workers with an init process (`docker run --init`, `init: true`), which reaps what their children leave.
@@ -44,6 +45,13 @@ RUN pip install $PIP_ARGS --requirement requirements/worker-gpu.txt \
     && pip install $PIP_ARGS --no-deps --requirement requirements/zoo.txt
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 
+FROM build-worker-cpu AS build-worker-horovod
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ make && rm -rf /var/lib/apt/lists/*
+COPY scripts/horovod.py scripts/horovod.py
+# hadolint ignore=SC2086
+RUN python scripts/horovod.py wheel /tmp/horovod $PIP_ARGS && pip install --no-deps /tmp/horovod/*.whl
+
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE} AS runtime
 # directories that a fresh volume takes its owner from
@@ -67,6 +75,10 @@ CMD ["burnish", "serve", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM runtime AS worker-cpu
 COPY --from=build-worker-cpu /opt/burnish /opt/burnish
+CMD ["burnish", "worker"]
+
+FROM runtime AS worker-horovod
+COPY --from=build-worker-horovod /opt/burnish /opt/burnish
 CMD ["burnish", "worker"]
 
 FROM runtime AS worker-gpu

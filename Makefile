@@ -13,7 +13,7 @@ LOCKED := requirements/dev.txt
 AUDITED := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: demo up test test-slow lint audit format bench reference lock upgrade clean help
+.PHONY: demo up test test-slow lint audit format bench horovod-env reference lock upgrade clean help
 
 demo: $(STAMP) ## optimize a real model through the embedded service; the engine lands in demo-output/
 	$(BIN)/python -m demo
@@ -44,6 +44,9 @@ format: $(STAMP) ## write the code as the formatter wants it
 bench: $(STAMP) ## every figure that the README quotes
 	$(BIN)/python -m benchmarks
 
+horovod-env: $(STAMP) ## .venv-horovod: .venv's packages and Horovod, built from source in some minutes
+	$(BIN)/python scripts/horovod.py environment .venv-horovod $(PIP_ARGS)
+
 reference: $(STAMP) ## write docs/reference/ from the code
 	$(BIN)/python -m scripts.reference
 
@@ -54,7 +57,7 @@ upgrade: $(STAMP) ## write requirements/ with the newest versions that pyproject
 	$(BIN)/python scripts/lock.py --upgrade
 
 clean: ## remove .venv, caches and demo-output/
-	rm -rf .venv demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-horovod demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

@@ -100,7 +100,7 @@ def test_dockerfile_names_stages_and_locks_that_exist() -> None:
     assert all((ROOT / lock).exists() for lock in locks)
 
 
-@pytest.mark.parametrize("target", ["api", "worker-cpu", "worker-gpu"])
+@pytest.mark.parametrize("target", ["api", "worker-cpu", "worker-gpu", "worker-horovod"])
 def test_images_do_not_run_as_root(target: str) -> None:
     lines = DOCKERFILE.splitlines()
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
@@ -156,7 +156,7 @@ def test_commands_exist_with_their_options() -> None:
     commands = [service["command"] for service in OURS.values()]
     commands += [yaml.safe_load(rest) for rest in instructions("CMD")]
     commands += [shlex.split(line) for line in re.findall(r"--rm \w+ (burnish .*)", COMPOSE_TEXT)]
-    assert len(commands) == len(OURS) + 3 + 1
+    assert len(commands) == len(OURS) + 4 + 1
     for command in commands:
         parse_command(command)
 

@@ -5,10 +5,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.catalog.pass_params.training import HOROVOD_HINT
 from app.catalog.passes import PASSES
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.threads import threads_of
 from app.errors import IncompatibleRecipe, InvalidParams
+from app.jobs.gang import needs_horovod
+from workers import horovod_library
 from workers.measure.processors import usable_processors
 
 
@@ -16,7 +19,7 @@ def check(request: Mapping[str, Any]) -> None:
     """Hold a job's request against this worker's catalog and processors.
 
     Raises:
-        InvalidParams: it asks for more threads than the machine has processors.
+        InvalidParams: it asks for more threads than the machine has processors, or for Horovod where there is none.
         IncompatibleRecipe: it was planned by another version, whose passes, runtimes or parameters are not this one's.
     """
     for index, step in enumerate(request["recipe"]["passes"]):
@@ -33,6 +36,12 @@ def check(request: Mapping[str, Any]) -> None:
     if target["runtime"] not in RUNTIMES:
         raise _other(f"there is no runtime {target['runtime']} in it", "targets[0].runtime")
     _check_params(RUNTIMES[target["runtime"]], target["params"], "targets[0].params")
+    if needs_horovod(request) and horovod_library.version() is None:
+        raise InvalidParams(
+            "a pass trains by Horovod, which the worker that took the job has not",
+            param="recipe.passes",
+            hint=HOROVOD_HINT,
+        )
     for name, threads in threads_of(target["params"]).items():
         if threads > (most := usable_processors()):
             raise InvalidParams(

@@ -13,7 +13,7 @@ from app.db import transaction
 from app.fleet import service as fleet
 from app.logs import configure_logging
 from app.queue import get_celery
-from workers import running, sweep, tasks
+from workers import horovod_library, running, sweep, tasks
 from workers.loops import repeat
 from workers.watch_gpus import GpuWatch
 
@@ -48,7 +48,11 @@ def make(queues: list[str], found: dict[str, Any]) -> Celery:
                 version=app.__version__,
                 queues=queues,
                 runtimes=found["runtimes"],
-                hardware={**found["hardware"], fleet.TRAINS_WITH_OTHERS: running.trains_with_others.is_set()},
+                hardware={
+                    **found["hardware"],
+                    fleet.TRAINS_WITH_OTHERS: running.trains_with_others.is_set(),
+                    fleet.HOROVOD: horovod_library.version(),
+                },
                 sandbox=found["sandbox"],
             )
 

@@ -19,7 +19,7 @@ from app.jobs import gang, lease
 from app.jobs.status import JobStatus
 from app.jobs.tables import Job
 from app.observability import tracing
-from workers import ability, running, scratch, watch_gpus
+from workers import ability, horovod_library, running, scratch, watch_gpus
 from workers.answers import Answers
 from workers.assignment import JobAssignment
 from workers.child_process import ChildProcess, ProtocolError, child_limits
@@ -84,17 +84,18 @@ def _ours(session: Session, rung: str, request: Mapping[str, Any]) -> bool:
 
     While one job gathers nodes, no other of its queue begins that would only have to wait for its turn.
     """
-    settings = get_settings()
-    if gang.nodes_of(request) > 1:
-        queue = session.scalars(select(Job.queue).where(Job.id == rung)).one()
+    able, several = ability.able(request), gang.nodes_of(request) > 1
+    if able and not several:
+        return True
+    queue = session.scalars(select(Job.queue).where(Job.id == rung)).one()
+    seen, horovod = get_settings().worker_seen_seconds, gang.needs_horovod(request)
+    if several:
         if gang.gathering(session, queue) is not None:
             return False
-        if not running.trains_with_others.is_set() and fleet.count_trainers(
-            session, queue, settings.worker_seen_seconds
-        ):
+        if not running.trains_with_others.is_set() and fleet.count_trainers(session, queue, seen, horovod):
             return False
-    seen = settings.worker_seen_seconds
-    return ability.able(request) or not fleet.differs(session, app.__version__, usable_processors(), seen)
+    has_horovod = horovod_library.version() is not None if horovod else None
+    return able or not fleet.differs(session, queue, app.__version__, usable_processors(), seen, has_horovod)
 
 
 class Attempt:

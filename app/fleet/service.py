@@ -13,7 +13,9 @@ from app.fleet.tables import DeviceLease, Worker
 from app.jobs.tables import Job
 
 Presence = Literal["online", "offline"]
-TRAINS_WITH_OTHERS = "trains_with_others"  # what a worker's `hardware` says besides the machine's
+# what a worker's `hardware` says besides the machine's
+TRAINS_WITH_OTHERS = "trains_with_others"
+HOROVOD = "horovod"  # its version
 
 
 def register(
@@ -118,18 +120,38 @@ def processors(session: Session, queue: str) -> int | None:
     return max(found, default=None) if None not in found else None
 
 
-def differs(session: Session, version: str, cores: int, seen_seconds: float) -> bool:
-    """Whether a live worker can do what one of this version with so many processors cannot."""
-    return any(
-        worker.version != version or worker.hardware.get("cores", 0) > cores
-        for worker in list_live(session, seen_seconds)
-    )
+def differs(
+    session: Session,
+    queue: str,
+    version: str,
+    cores: int,
+    seen_seconds: float,
+    has_horovod: bool | None = None,
+) -> bool:
+    """Whether a live worker of a queue can do what one of this version with so many processors cannot.
+
+    `has_horovod`: whether that one does, where it is needed; None where it is not.
+    """
+    others = [worker for worker in list_live(session, seen_seconds) if queue in worker.queues]
+    if has_horovod is not None:
+        others = [worker for worker in others if worker.hardware.get(HOROVOD)]
+        if not has_horovod:
+            return bool(others)
+    return any(worker.version != version or worker.hardware.get("cores", 0) > cores for worker in others)
 
 
-def count_trainers(session: Session, queue: str, seen_seconds: float) -> int:
-    """How many live workers of a queue take part in trainings over several nodes."""
+def has_horovod(session: Session, queue: str) -> bool:
+    """Whether a worker of a queue, online or not, has Horovod; true too where the queue is served on demand, and none was seen."""
+    rows = session.execute(select(Worker.queues, Worker.hardware))
+    found = [bool(hardware.get(HOROVOD)) for queues, hardware in rows if queue in queues]
+    return any(found) or not found
+
+
+def count_trainers(session: Session, queue: str, seen_seconds: float, horovod: bool = False) -> int:
+    """How many live workers of a queue take part in trainings over several nodes; with `horovod`, those that have it."""
+    needed = {TRAINS_WITH_OTHERS, *([HOROVOD] if horovod else [])}
     return sum(
-        queue in worker.queues and bool(worker.hardware.get(TRAINS_WITH_OTHERS))
+        queue in worker.queues and all(worker.hardware.get(name) for name in needed)
         for worker in list_live(session, seen_seconds)
     )
 

@@ -4,13 +4,14 @@ Of the jobs of a queue that gather, only the oldest is given workers: two that e
 A gang is as good as its attempt: where that is not held any more, nobody belongs to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from app.catalog.pass_params.training import trains_by_horovod
 from app.db import db_now
 from app.jobs import lease
 from app.jobs.status import JobStatus
@@ -48,13 +49,21 @@ class Together:
 
 def nodes_of(request: Mapping[str, Any]) -> int:
     """On how many nodes a request's recipe trains at most."""
-    steps = request.get("recipe", {}).get("passes", ())
-    return max((_nodes(step.get("params", {})) for step in steps), default=1)
+    return max((_nodes(params) for params in _params(request)), default=1)
 
 
 def _nodes(params: Mapping[str, Any]) -> int:
     distributed = params.get("distributed")
     return int(distributed.get("nodes", 1)) if isinstance(distributed, dict) else 1
+
+
+def needs_horovod(request: Mapping[str, Any]) -> bool:
+    """Whether a pass of a request's recipe trains by Horovod, where it trains in several processes."""
+    return any(trains_by_horovod(params) for params in _params(request))
+
+
+def _params(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [step.get("params", {}) for step in request.get("recipe", {}).get("passes", ())]
 
 
 def gathering(session: Session, queue: str) -> Gang | None:
@@ -117,11 +126,22 @@ def ring(session: Session, job_id: str, queue: str, times: int) -> None:
         send_job(session, job_id, queue)
 
 
-def join(session: Session, rung: str, worker_id: str, lease_seconds: float) -> Place | None:
-    """Take a place in the gang that gathers in the queue of the job that was rung for; None where there is none to take."""
+def join(
+    session: Session,
+    rung: str,
+    worker_id: str,
+    lease_seconds: float,
+    able: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> Place | None:
+    """Take a place in the gang that gathers in the queue of the job that was rung for; None where there is none to take.
+
+    `able`: whether this worker could do a request.
+    """
     found = session.execute(select(Job.queue, Job.status).where(Job.id == rung)).one_or_none()
     gang = gathering(session, found.queue) if found is not None else None
     if found is None or gang is None:
+        return None
+    if not able(session.scalars(select(Job.request).where(Job.id == gang.job_id)).one()):
         return None
     session.execute(select(Gang.job_id).where(Gang.job_id == gang.job_id).with_for_update())
     session.refresh(gang)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy.orm import Session
 
 from app.catalog.compute_capability import dotted
-from app.catalog.recipe import Target
+from app.catalog.pass_params.training import HOROVOD_HINT, trains_by_horovod
+from app.catalog.recipe import Recipe, Target
 from app.catalog.runtimes import RUNTIMES
 from app.catalog.threads import threads_of
 from app.config import get_settings
@@ -19,12 +20,12 @@ from app.jobs.schemas import OptionsRequest
 from app.queue import queue_for
 
 
-def route(session: Session, target: Target, options: OptionsRequest, index: int) -> str:
+def route(session: Session, target: Target, recipe: Recipe, options: OptionsRequest, index: int) -> str:
     """The queue of a job for one target, which workers serve or served: those that are only offline may be waited for.
 
     Raises:
-        NoWorker: no worker was ever seen that could build the engine; or none that could measure it, and the request takes
-            no unverified one.
+        NoWorker: no worker was ever seen that could build the engine, or train as a pass shall; or none that could measure it,
+            and the request takes no unverified one.
         InvalidParams: it asks for more threads than any of them has processors.
     """
     queue = _queue(session, target, options, index)
@@ -34,6 +35,13 @@ def route(session: Session, target: Target, options: OptionsRequest, index: int)
                 f"{name}={threads}, and no worker for {target.runtime} has more than {most} processors",
                 param=f"targets[{index}].params.{name}",
                 hint="ask for fewer, or for 0: as many as there are",
+            )
+    for number, step in enumerate(recipe.passes):
+        if trains_by_horovod(step.params) and not fleet.has_horovod(session, queue):
+            raise NoWorker(
+                f"no worker for {target.runtime} was ever seen that has Horovod",
+                param=f"recipe.passes[{number}].params.distributed.backend",
+                hint=HOROVOD_HINT,
             )
     return queue
 

@@ -43,7 +43,7 @@ def submit(session: Session, project_id: str, request: JobRequest, retry_of: str
     planned = [plan_target(grounds, index) for index in range(len(grounds.request.targets))]
     options = grounds.request.options
     queues = [
-        route(session, widest(grounds.request, each.target), options, index)
+        route(session, widest(grounds.request, each.target), each.recipe, options, index)
         for index, each in enumerate(planned)
     ]
     quotas.check_queued(session, project_id, len(planned))

@@ -66,7 +66,14 @@ def _target(session: Session, grounds: Grounds, index: int) -> TargetPlan:
         plan.target, plan.notes = planned.target, planned.recipe.notes
         plan.steps = _steps(planned.recipe, facts, RUNTIMES[target.runtime])
         plan.workers = _workers(
-            session, route(session, widest(grounds.request, planned.target), grounds.request.options, index)
+            session,
+            route(
+                session,
+                widest(grounds.request, planned.target),
+                planned.recipe,
+                grounds.request.options,
+                index,
+            ),
         )
     except BurnishError as error:
         plan.problem = error.problem()

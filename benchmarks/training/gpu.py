@@ -129,7 +129,13 @@ def in_group(place: Room, job: TrainingJob, strategy: str) -> TrainingReport:
     file = folder / "job.json"
     file.write_text(own.model_dump_json())
     order = Order(
-        job=file, processes=1, strategy=strategy, threads=2, parent=os.getpid(), folder=folder / "group"
+        job=file,
+        processes=1,
+        strategy=strategy,
+        backend="torchrun",
+        threads=2,
+        parent=os.getpid(),
+        folder=folder / "group",
     )
     run_processes(order, lambda event: None)
     return load_report(own.out)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.nodes import Fleet, child_of, fleet, until
+from tests.workers.training.trainings import needs_horovod
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -49,6 +50,14 @@ def test_two_nodes_leave_what_one_leaves_also_where_one_is_killed(workers: Fleet
     assert re.search(r"in 2 processes; .*; resumed after step \d+\.", workers.told(job))
     assert apart(workers.weights(alone), workers.weights(job)) < 0.02
     assert "node 1: " in workers.client.logs(killed)
+
+
+@needs_horovod
+def test_two_nodes_by_horovod(workers: Fleet) -> None:
+    alone = workers.succeeded(workers.submit(1, epochs=1))
+    job = workers.succeeded(workers.submit(2, epochs=1, backend="horovod"))
+    assert "in 2 processes" in workers.told(job)
+    assert apart(workers.weights(alone), workers.weights(job)) < 0.02
 
 
 def test_two_that_want_the_same_workers_do_not_wait_for_each_other(workers: Fleet) -> None:

@@ -13,6 +13,7 @@ from app.db import transaction
 from app.fleet import service as fleet
 from app.jobs.tables import Job
 from tests.workers.conftest import add_job, add_model, problem_code, read_job, run
+from workers import ability, horovod_library
 from workers.measure.processors import usable_processors
 
 OWN = PASSES["simplify"].version
@@ -91,3 +92,45 @@ def test_where_there_is_none_it_fails_and_says_why(quick_sqlite: Settings, tmp_p
     assert (after.status, problem_code(after)) == ("failed", "invalid_params")
     assert after.problem is not None
     assert after.problem["param"] == "targets[0].params.threads"
+
+
+HOROVOD = {
+    "recipe": {"passes": [{"pass": "finetune", "params": {"distributed": {"processes": 2, "backend": "horovod"}}, "inputs": {}}]}
+}  # fmt: skip
+
+
+@pytest.fixture
+def without_horovod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this worker had none, also where it does."""
+    monkeypatch.setattr(horovod_library, "version", lambda: None)
+
+
+@pytest.mark.usefixtures("without_horovod")
+def test_a_training_by_horovod_is_left_to_a_worker_that_has_it(
+    quick_sqlite: Settings, tmp_path: Path
+) -> None:
+    live(app.__version__, horovod="0.28.1", cores=usable_processors())
+    assert run(planned(tmp_path, **HOROVOD)).status == "queued"
+
+
+@pytest.mark.usefixtures("without_horovod")
+def test_where_none_has_horovod_it_fails_and_says_why(quick_sqlite: Settings, tmp_path: Path) -> None:
+    live("9.9", cores=usable_processors() + 1)
+    after = run(planned(tmp_path, **HOROVOD))
+    assert (after.status, problem_code(after)) == ("failed", "invalid_params")
+    assert after.problem is not None
+    assert "make horovod-env" in after.problem["hint"]
+
+
+def test_a_worker_with_horovod_does_not_leave_it_to_others(
+    quick_sqlite: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(horovod_library, "version", lambda: "0.28.1")
+    live(app.__version__, horovod="0.28.1", cores=usable_processors())
+    request = {**HOROVOD, "targets": [{"runtime": "onnxruntime-cpu", "params": {}}]}
+    request["recipe"]["passes"][0]["params"] = (
+        PASSES["finetune"]
+        .params.model_validate(request["recipe"]["passes"][0]["params"])
+        .model_dump(mode="json")
+    )
+    assert ability.able(request)

@@ -72,6 +72,7 @@ class Gathering:
     def __init__(self, hold: JobHold, folder: Path, job: Job):
         self._hold, self._folder = hold, folder
         self._queue, self._gathered, self._most = job.queue, job.gathered, gang.nodes_of(job.request)
+        self._horovod = gang.needs_horovod(job.request)
         self._carrier: Carrier | None = None
         self._open = False
         self._count = 1
@@ -174,11 +175,11 @@ class Gathering:
         settings = get_settings()
         seconds = settings.gather_seconds
         with transaction(readonly=True) as session:
-            there = fleet.count_trainers(session, self._queue, settings.worker_seen_seconds)
+            there = fleet.count_trainers(session, self._queue, settings.worker_seen_seconds, self._horovod)
         if there >= wanted:
             return NotTogether(BUSY_SHARE * seconds, None)
         problem = NoWorker(
-            f"{wanted} nodes were asked for, and {there} workers that train with others are online, "
+            f"{wanted} nodes were asked for, and {there} workers that train with others{' by Horovod' if self._horovod else ''} are online, "
             f"{self._gathered + 1} times in a row",
             stage=STAGE,
             param="distributed.nodes",

@@ -15,7 +15,7 @@ from app.db import transaction
 from app.errors import BurnishError, Crashed, TimedOut
 from app.jobs import gang, lease
 from app.jobs.tables import Job
-from workers import running, scratch
+from workers import ability, running, scratch
 from workers.answers import Answers, Lookup
 from workers.assignment import Part
 from workers.child_process import ChildProcess, ProtocolError, child_limits
@@ -86,7 +86,7 @@ def take(rung: str) -> tuple[gang.Place, float] | None:
     settings = get_settings()
     claimed_at = time.monotonic()
     with transaction() as session:
-        place = gang.join(session, rung, running.WORKER_ID, settings.lease_seconds)
+        place = gang.join(session, rung, running.WORKER_ID, settings.lease_seconds, ability.able)
     return None if place is None else (place, claimed_at)
 
 

@@ -64,12 +64,35 @@ class Group(Protocol):
         ...
 
 
-class SingleProcess:
+class Replicated:
+    """What a process does by itself that has the whole network; see `Group`."""
+
+    rank: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the first."""
+        return self.rank == 0
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """See `Group.norm`."""
+        return torch.nn.utils.get_total_norm(tensors)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """See `Group.whole`."""
+        return tensor.detach().to("cpu", copy=True) if self.is_main else torch.empty(0)
+
+    def fill(self, target: Tensor, value: Tensor) -> None:
+        """See `Group.fill`."""
+        with torch.no_grad():
+            target.copy_(value)
+
+
+class SingleProcess(Replicated):
     """One process alone; see `Group`."""
 
     rank = 0
     world = 1
-    is_main = True
 
     def wrap(self, step: nn.Module) -> nn.Module:
         """The step itself."""
@@ -83,21 +106,27 @@ class SingleProcess:
         """The values themselves."""
         return values
 
-    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
-        """See `Group.norm`."""
-        return torch.nn.utils.get_total_norm(tensors)
-
     def align(self, network: nn.Module) -> None:
         """There are no others."""
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """See `Group.whole`."""
-        return tensor.detach().to("cpu", copy=True)
-
-    def fill(self, target: Tensor, value: Tensor) -> None:
-        """See `Group.fill`."""
-        with torch.no_grad():
-            target.copy_(value)
-
     def barrier(self) -> None:
         """There are no others."""
+
+
+def average_buffers(group: Group, network: nn.Module) -> None:
+    """Give every process the means of the network's buffers, in float64: what is the same everywhere stays the same to the bit.
+
+    Each process's batch norms see its own share of a batch: `SyncBatchNorm` needs a GPU (docs/decisions/training.md).
+    """
+    numbers = [
+        buffer
+        for buffer in network.buffers()
+        if buffer.is_floating_point() and buffer.dtype != torch.float64 and buffer.numel()
+    ]
+    if not numbers:
+        return
+    flat = torch.cat([buffer.detach().reshape(-1).to(torch.float64) for buffer in numbers])
+    flat = group.sum(flat) / group.world
+    with torch.no_grad():
+        for buffer, mean in zip(numbers, torch.split(flat, [b.numel() for b in numbers]), strict=True):
+            buffer.copy_(mean.view(buffer.shape))

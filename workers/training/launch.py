@@ -163,6 +163,7 @@ def _train_together(
         node=seat.number if seat is not None else 0,
         nodes=seat.count if seat is not None else 1,
         strategy=params.distributed.strategy,
+        backend=params.distributed.backend,
         threads=max(usable_processors() // processes, 1),
         parent=os.getpid(),
         folder=folder,

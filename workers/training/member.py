@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from workers.problems import problem_of
 from workers.sandbox.namespaces import die_with_parent
-from workers.training.processes import joined
+from workers.training import processes
+from workers.training.group import Group
 from workers.training.rank import train
 from workers.training.task import TrainingJob
 from workers.training.torchrun import Order, replace, tell_and_wait
@@ -32,7 +34,7 @@ def main(path: Path, parent: int) -> int:
         tell_and_wait(order, next(numbers), event)
 
     try:
-        with joined(job.device, order.strategy) as group:
+        with _joined(job.device, order) as group:
             train(job, group, tell)
     except Exception as error:
         said = {"at": time.monotonic_ns(), "problem": problem_of(error, "training").problem()}
@@ -41,3 +43,11 @@ def main(path: Path, parent: int) -> int:
         sys.stderr.flush()
         os._exit(1)  # leaving the group in order would wait for the others
     return 0
+
+
+def _joined(device: str, order: Order) -> AbstractContextManager[Group]:
+    if order.backend == "horovod":
+        from workers.training import horovod  # few environments have it
+
+        return horovod.joined(device)
+    return processes.joined(device, order.strategy)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from app.errors import InvalidParams
 from workers.training import sharded
+from workers.training.group import average_buffers
 from workers.training.task import device_of
 
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -58,23 +59,8 @@ class Processes:
         return sharded.norm(tensors)
 
     def align(self, network: nn.Module) -> None:
-        """See `Group.align`. Means over the processes, in float64: what is the same everywhere stays the same to the bit.
-
-        Each process's batch norms see its own share of a batch: `SyncBatchNorm` needs a GPU (docs/decisions/training.md).
-        """
-        numbers = [
-            buffer
-            for buffer in network.buffers()
-            if buffer.is_floating_point() and buffer.dtype != torch.float64 and buffer.numel()
-        ]
-        if not numbers:
-            return
-        flat = torch.cat([buffer.detach().reshape(-1).to(torch.float64) for buffer in numbers])
-        dist.all_reduce(flat)
-        flat /= self.world
-        with torch.no_grad():
-            for buffer, mean in zip(numbers, torch.split(flat, [b.numel() for b in numbers]), strict=True):
-                buffer.copy_(mean.view(buffer.shape))
+        """See `Group.align`."""
+        average_buffers(self, network)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """See `Group.whole`."""

@@ -46,6 +46,7 @@ class Order(BaseModel):
     node: int = 0
     nodes: int = 1
     strategy: str
+    backend: str
     threads: int  # of each process
     parent: int
     folder: Path

@@ -1,11 +1,16 @@
 """Parameters that all passes have which train."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from app.catalog.spec import Params
 from app.catalog.transforms import Random
+
+HOROVOD_HINT = (
+    "start a worker from the image `worker-horovod` or from `make horovod-env`, or use the backend `torchrun`"
+)
 
 
 class LoaderParams(Params):
@@ -31,10 +36,11 @@ class LoaderParams(Params):
 
 
 class DistributedParams(Params):
-    """Several processes that train one network (torchrun), each on its share of every batch.
+    """Several processes that train one network, each on its share of every batch.
 
     Source: Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training, 2020
-    (https://arxiv.org/abs/2006.15704); Zhao et al., PyTorch FSDP, 2023 (https://arxiv.org/abs/2304.11277).
+    (https://arxiv.org/abs/2006.15704); Zhao et al., PyTorch FSDP, 2023 (https://arxiv.org/abs/2304.11277); Sergeev and Del Balso,
+    Horovod, 2018 (https://arxiv.org/abs/1802.05799).
     """
 
     processes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
@@ -55,11 +61,18 @@ class DistributedParams(Params):
         default="ddp",
         description="`ddp`: each holds the whole network; `fsdp`: each holds a share of its weights.",
     )
+    backend: Literal["torchrun", "horovod"] = Field(
+        default="torchrun",
+        description="What gradients go by: `torchrun`: `torch.distributed`; `horovod`: Horovod, where the worker has it. Either way "
+        "torchrun's agent starts the processes.",
+    )
 
     @model_validator(mode="after")
     def _known_before_they_meet(self) -> Self:
         if self.nodes > 1 and self.processes == "auto":
             raise ValueError("each of several nodes has as many processes: say how many in `processes`")
+        if self.backend == "horovod" and self.strategy == "fsdp":
+            raise ValueError("Horovod has no shares of weights: `fsdp` goes by the backend `torchrun`")
         return self
 
 
@@ -137,3 +150,9 @@ class TrainingParams(Params):
     def learns_from_labels(self) -> bool:
         """Whether labels are part of the loss, where there are some."""
         return True
+
+
+def trains_by_horovod(params: Mapping[str, Any]) -> bool:
+    """Whether a pass with these parameters trains by Horovod, where it trains in several processes."""
+    distributed = params.get("distributed")
+    return isinstance(distributed, Mapping) and distributed.get("backend") == "horovod"

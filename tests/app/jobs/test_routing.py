@@ -14,7 +14,7 @@ from app.jobs.routing import measuring_queue
 from app.jobs.tables import Job
 from app.queue import queue_for
 from tests.app.api.support import assert_problem
-from tests.app.jobs.factories import make_model, offer, optimize
+from tests.app.jobs.factories import make_dataset, make_model, offer, optimize
 from workers.worker import capabilities
 
 RTX = "tensorrt-rtx"
@@ -170,3 +170,27 @@ def test_no_more_threads_than_a_worker_has_processors(api: TestClient, threads: 
     if status == 422:
         assert answer.json()["param"] == "targets[0].params.threads"
         assert "8 processors" in answer.json()["detail"]
+
+
+def test_a_training_by_horovod_needs_a_worker_that_has_it(api: TestClient) -> None:
+    offer("onnxruntime-cpu")
+    distributed = {"processes": 2, "backend": "horovod"}
+    step = {"pass": "finetune", "params": {"distributed": distributed}, "inputs": {"train": make_dataset()}}
+    by_horovod = {"recipe": {"schema": 1, "passes": [step]}}
+    problem = assert_problem(submit(api, "onnxruntime-cpu", **by_horovod), 409, "no_worker")
+    assert problem["param"] == "recipe.passes[0].params.distributed.backend"
+    assert "make horovod-env" in problem["hint"]
+    with transaction() as session:
+        fleet.register(
+            session, worker_id=new_id("wrk"), host=new_id("host"), pid=1, version="0",
+            queues=[queue_for("onnxruntime-cpu")], runtimes={"onnxruntime-cpu": {}}, hardware={fleet.HOROVOD: "0.28.1"},
+        )  # fmt: skip
+    assert queue_of(api, "onnxruntime-cpu", **by_horovod) == queue_for("onnxruntime-cpu")
+
+
+def test_horovod_shares_out_no_weights(api: TestClient) -> None:
+    offer("onnxruntime-cpu")
+    distributed = {"processes": 2, "backend": "horovod", "strategy": "fsdp"}
+    step = {"pass": "finetune", "params": {"distributed": distributed}, "inputs": {"train": make_dataset()}}
+    refused = submit(api, "onnxruntime-cpu", recipe={"schema": 1, "passes": [step]})
+    assert "Horovod has no shares of weights" in assert_problem(refused, 422, "invalid_params")["detail"]

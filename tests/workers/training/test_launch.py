@@ -9,7 +9,14 @@ from torch import Tensor
 
 from app.errors import InvalidParams
 from tests.workers.training.together import wide
-from tests.workers.training.trainings import BATCH, FolderCheckpoint, Setting, members, together
+from tests.workers.training.trainings import (
+    BATCH,
+    FolderCheckpoint,
+    Setting,
+    members,
+    needs_horovod,
+    together,
+)
 from workers.context import PassContext
 from workers.problems import ProcessDied
 from workers.training import launch
@@ -56,8 +63,14 @@ def is_same(found: Trained, expected: Trained) -> None:
             assert float((found[1][name] - value).abs().max()) <= WEIGHT * float(value.abs().max()), name
 
 
-def test_two_processes_learn_as_one_does(setting: Setting, alone: Trained, tmp_path: Path) -> None:
-    found = setting.train(tmp_path / "out", epochs=EPOCHS, accumulate=2, **together(2, "ddp"))
+BACKENDS = ["torchrun", pytest.param("horovod", marks=needs_horovod)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_learn_as_one_does(
+    setting: Setting, alone: Trained, tmp_path: Path, backend: str
+) -> None:
+    found = setting.train(tmp_path / "out", epochs=EPOCHS, accumulate=2, **together(backend=backend))
     assert alone[0].history[-1].loss < alone[0].history[0].loss / 2, "it learns"
     is_same(found, alone)
     assert (found[0].processes, alone[0].processes) == (2, 1)
@@ -86,8 +99,9 @@ def test_one_process_goes_on_from_what_two_with_a_share_each_kept(
     assert found[0].resumed_from == [MIDDLE]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_process_that_is_killed_ends_all_and_the_next_attempt_goes_on(
-    setting: Setting, alone: Trained, tmp_path: Path
+    setting: Setting, alone: Trained, tmp_path: Path, backend: str
 ) -> None:
     checkpoint = FolderCheckpoint.make(tmp_path / "kept")
     there: list[psutil.Process] = []
@@ -106,7 +120,7 @@ def test_a_process_that_is_killed_ends_all_and_the_next_attempt_goes_on(
         setting.train(tmp_path / "one", checkpoint, 0.0, epochs=EPOCHS)
     checkpoint.kept = kill
     with pytest.raises(ProcessDied, match=r"process 1 of the 2 that train was killed by SIGKILL") as caught:
-        setting.train(tmp_path / "two", checkpoint, 0.0, epochs=EPOCHS, **together())
+        setting.train(tmp_path / "two", checkpoint, 0.0, epochs=EPOCHS, **together(backend=backend))
     assert caught.value.problem()["code"] == "crashed"
     assert len(there) == 2
     assert not [process for process in there if process.is_running()]

@@ -14,17 +14,20 @@ from torch import Tensor
 
 from tests.workers.training.arrays import program
 from tests.workers.training.together import CONSTANT, one_step, wide
+from tests.workers.training.trainings import needs_horovod
+from workers import horovod_library
 from workers.training.group import SingleProcess
 
 TOLERANCE = 1e-5  # of the largest element: sums in fp32, in another order
 PROGRAM = Path(__file__).with_name("together.py")
 NETWORKS = ("convolutions", "wide")
-STRATEGIES = ("ddp", "fsdp")
+HOROVOD = pytest.param("horovod", marks=needs_horovod)
+STRATEGIES = ("ddp", "fsdp", HOROVOD)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two processes have done a step of each network in each strategy."""
+    """Where two processes have done a step of each network in each strategy of each backend that is here."""
     root = tmp_path_factory.mktemp("together")
     program(root / "convolutions")
     program(root / "wide", wide())
@@ -37,11 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(PROGRAM),
     ]
     repository = str(PROGRAM.parents[3])
-    done = subprocess.run(
-        [*command, str(root)], cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": repository},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    for backend in ("torchrun", *(["horovod"] if horovod_library.version() else [])):
+        done = subprocess.run(
+            [*command, str(root), backend], cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": repository},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
     return root
 
 

@@ -1,6 +1,6 @@
-"""One of several processes that does one step as `Group` has it, in each strategy: FOLDER gets what came of it.
+"""One of several processes that does one step as `Group` has it, in each strategy of a backend: FOLDER gets what came of it.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 together.py FOLDER
+    python -m torch.distributed.run --standalone --nproc-per-node 2 together.py FOLDER torchrun|horovod
 
 With SingleProcess (`one_step` called in a test) it is what the others are held against.
 """
@@ -97,17 +97,27 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, backend: str) -> None:
     torch.set_num_threads(1)
-    with joined("cpu", "ddp") as group:
-        for strategy in ("ddp", "fsdp"):
-            for program in sorted(folder.glob("*/model.pt2")):
-                own = Processes(group.device, sharded=strategy == "fsdp")
-                tensors, facts = one_step(program, own)
-                if group.is_main:
-                    save_file(tensors, folder / f"{strategy}-{program.parent.name}.safetensors")
-                    (folder / f"{strategy}-{program.parent.name}.json").write_text(json.dumps(facts))
+    if backend == "horovod":
+        from workers.training import horovod
+
+        with horovod.joined("cpu") as group:
+            step_of_each(folder, backend, group)
+    else:
+        with joined("cpu", "ddp") as group:
+            for strategy in ("ddp", "fsdp"):
+                step_of_each(folder, strategy, Processes(group.device, sharded=strategy == "fsdp"))
+
+
+def step_of_each(folder: Path, name: str, group: Group) -> None:
+    """Of each network in the folder."""
+    for program in sorted(folder.glob("*/model.pt2")):
+        tensors, facts = one_step(program, group)
+        if group.is_main:
+            save_file(tensors, folder / f"{name}-{program.parent.name}.safetensors")
+            (folder / f"{name}-{program.parent.name}.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from app.catalog.pass_params.finetune import FinetuneParams
 from tests.workers.training.arrays import digits, program
+from workers import horovod_library
 from workers.assignment import DatasetFiles
 from workers.context import NoCheckpoint, PassContext
 from workers.samples import open_samples
@@ -118,5 +120,10 @@ def members() -> dict[int, psutil.Process]:
     return found
 
 
-def together(processes: int = 2, strategy: str = "ddp") -> dict[str, Any]:
-    return {"distributed": {"processes": processes, "strategy": strategy}}
+def together(processes: int = 2, strategy: str = "ddp", backend: str = "torchrun") -> dict[str, Any]:
+    return {"distributed": {"processes": processes, "strategy": strategy, "backend": backend}}
+
+
+needs_horovod = pytest.mark.skipif(
+    horovod_library.version() is None, reason="there is no Horovod (make horovod-env)"
+)
