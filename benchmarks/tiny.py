@@ -1,7 +1,7 @@
 """A worker whose jobs are tiny: everything around the child is real, the child only stores one file and one number.
 
-python -m benchmarks.tiny worker     serves `runtime.onnxruntime-cpu` and inspections, a job at a time
-python -m benchmarks.tiny child …    what it starts for a job
+python -m benchmarks.tiny worker [SECONDS]   serves `runtime.onnxruntime-cpu` and inspections, a job at a time
+python -m benchmarks.tiny child …            what it starts for a job; SECONDS is how long it sleeps besides
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 CHILD = (sys.executable, "-P", "-m", "benchmarks.tiny", "child")
 
 
-def worker() -> None:
+def worker(seconds: str) -> None:
     """Serve until told to stop."""
     from workers import supervisor, worker
 
-    supervisor.CHILD = CHILD  # type: ignore[assignment]
+    supervisor.CHILD = (*CHILD, "--seconds", seconds)  # type: ignore[assignment]
     worker.main(["inspect", "runtime.onnxruntime-cpu"], 1)
 
 
@@ -36,7 +36,9 @@ def child(arguments: list[str]) -> None:
 
     parser = argparse.ArgumentParser()
     enter.add_arguments(parser)
-    given = enter.given(parser.parse_args(arguments))
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parsed = parser.parse_args(arguments)
+    given = enter.given(parsed)
     born = start_seconds()  # asked here: the sandbox may hide it
     enter.enter(given)
     assignment = json.loads(given.assignment.read_text())
@@ -45,6 +47,7 @@ def child(arguments: list[str]) -> None:
     pipe.tell("step", status="running", **step)
     file = given.folder / "work" / "tiny.txt"
     file.write_text(assignment["job_id"])
+    time.sleep(parsed.seconds)
     pipe.tell("step", status="done", **{**step, "seconds": 0.0})
     lived_ms = (time.clock_gettime(time.CLOCK_BOOTTIME) - born) * 1000
     artifact: dict[str, Any] = {
@@ -71,4 +74,4 @@ def child(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    child(sys.argv[2:]) if sys.argv[1] == "child" else worker()
+    child(sys.argv[2:]) if sys.argv[1] == "child" else worker(sys.argv[2] if len(sys.argv) > 2 else "0")

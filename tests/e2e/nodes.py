@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ import pytest
 from app.client import Client
 from app.embedded import Embedded
 from tests.conftest import forget_process_state
+from tests.e2e.over_network import installed, variables
 from tests.e2e.service import Service
+from tests.e2e.wires import Host
 from tests.workers.training.arrays import digits, program
 
 QUEUE = "runtime.onnxruntime-cpu"
@@ -60,9 +62,9 @@ class Fleet:
         return self.service.client
 
     def another(self, *before_it: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start one more worker, `before_it` its command; back once it serves."""
+        """Start one more worker, `before_it` before its command; back once it serves."""
         before = len(self._seen())
-        changed = {f"BURNISH_{name}": value for name, value in settings.items()}
+        changed = variables(**settings)
         command = [sys.executable, "-P", "-m", "workers", "worker", "--queues", QUEUE, "--concurrency", "1"]
         with (self.logs / f"another-{len(self.workers)}.log").open("wb") as log:
             worker = subprocess.Popen(
@@ -133,33 +135,55 @@ class Fleet:
 @contextmanager
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[Fleet]:
     """A service whose worker trains with others."""
-    for name, value in {**SETTINGS, **settings}.items():
-        monkeypatch.setenv(f"BURNISH_{name}", value)
+    for name, value in variables(**SETTINGS, **settings).items():
+        monkeypatch.setenv(name, value)
     forget_process_state()
     with (
         Embedded(tmp_path / "data") as embedded,
         Client(embedded.url, embedded.api_key) as client,
+        workers_of(client, worker_environment(), tmp_path) as made,
     ):
-        service = Service(client, tmp_path)
-        images, labels = digits()
-        made = Fleet(
-            service,
-            worker_environment(),
-            tmp_path,
-            service.model(program(tmp_path / "network")),
-            service.dataset("digits", images=images, labels=labels),
-        )
-        try:
-            yield made
-        finally:
-            for worker in made.workers:
-                worker.terminate()
-            for worker in made.workers:
-                try:
-                    worker.wait(60)
-                finally:
-                    worker.kill()
+        yield made
     forget_process_state()
+
+
+@contextmanager
+def fleet_over_network(
+    tmp_path: Path, address: str, hosts: Sequence[Host], **settings: str
+) -> Iterator[Fleet]:
+    """A worker on each host, which shares with the others what is at the address, and no files."""
+    with (
+        installed(address, tmp_path, **SETTINGS, **settings) as installation,
+        workers_of(installation.client, installation.environment, tmp_path) as made,
+    ):
+        for host in hosts:
+            own = {**installation.own(host.name), "TRAIN_ADDRESS": host.address}
+            made.another(*host.inside, **own)
+        yield made
+
+
+@contextmanager
+def workers_of(client: Client, environment: dict[str, str], folder: Path) -> Iterator[Fleet]:
+    """A fleet without workers of its own; they end with it."""
+    service = Service(client, folder)
+    images, labels = digits()
+    made = Fleet(
+        service,
+        environment,
+        folder,
+        service.model(program(folder / "network")),
+        service.dataset("digits", images=images, labels=labels),
+    )
+    try:
+        yield made
+    finally:
+        for worker in made.workers:
+            worker.terminate()
+        for worker in made.workers:
+            try:
+                worker.wait(60)
+            finally:
+                worker.kill()
 
 
 def worker_environment() -> dict[str, str]:

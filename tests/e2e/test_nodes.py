@@ -78,3 +78,15 @@ def test_nodes_that_never_come_hold_up_nobody_for_long(workers: Fleet) -> None:
         "3 nodes were asked for, and 2 workers that train with others are online" in job["problem"]["detail"]
     )
     assert "BURNISH_TRAIN_ADDRESS" in job["problem"]["hint"]
+
+
+def test_with_those_that_are_left_where_the_job_takes_them(workers: Fleet) -> None:
+    job = workers.submit(2, epochs=8, on_lost="shrink")
+    workers.until_it_trains(job, 60)
+    workers.workers[0].kill()  # whichever place it has
+    ended = workers.succeeded(job)
+    assert ended["attempt"] == 2
+    told = workers.told(ended)
+    assert "resumed after step" in told
+    assert "in 2 processes" not in told
+    assert any("from the last checkpoint on, 1 trained" in one for one in ended["result"]["warnings"])

@@ -1,4 +1,4 @@
-"""Three nodes, two of them in network namespaces with lines that can be cut: they train over the network, and share files."""
+"""Three nodes, hosts with lines that can be cut: they train over the network, and share a database, a broker and a bucket."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.e2e.nodes import Fleet, child_of, fleet, until
+from tests.e2e.nodes import Fleet, child_of, fleet_over_network, until
 from tests.e2e.wires import Host, missing, wired
 
 pytestmark = [
@@ -18,41 +18,32 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[str, list[Host]]]:
-    with wired(2) as found:
+    with wired(3) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory, hosts: tuple[str, list[Host]]) -> Iterator[Fleet]:
-    """A worker on this machine, one on each host."""
+    """A worker on each host."""
     address, others = hosts
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        fleet(
-            tmp_path_factory.mktemp("fleet"),
-            monkeypatch,
-            TRAIN_ADDRESS=address,
-            CHECKPOINT_SECONDS="1",
-            GATHER_SECONDS="30",
-        ) as made,
-    ):
-        for host in others:
-            made.another(*host.inside, TRAIN_ADDRESS=host.address)
+    folder = tmp_path_factory.mktemp("fleet")
+    with fleet_over_network(folder, address, others, CHECKPOINT_SECONDS="1", GATHER_SECONDS="30") as made:
         yield made
 
 
 def test_three_nodes_leave_what_one_leaves(workers: Fleet) -> None:
     alone = workers.succeeded(workers.submit(1, epochs=1, batch=48))
-    job = workers.succeeded(workers.submit(3, epochs=1, batch=48))
-    assert "in 3 processes" in workers.told(job)
-    expected, found = workers.weights(alone), workers.weights(job)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-2, atol=1e-4)
+    for strategy in ("ddp", "fsdp"):
+        job = workers.succeeded(workers.submit(3, epochs=1, batch=48, strategy=strategy))
+        assert "in 3 processes" in workers.told(job)
+        expected, found = workers.weights(alone), workers.weights(job)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-2, atol=1e-4)
 
 
 def test_a_line_that_is_cut_and_healed(workers: Fleet, hosts: tuple[str, list[Host]]) -> None:
-    _, (host, _) = hosts
+    _, (host, *_) = hosts
     job = workers.submit(3, epochs=3, batch=48)
     workers.until_it_trains(job, 10)
     host.cut()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,9 +23,11 @@ BURNISH = (sys.executable, "-P", "-m", "app.cli")
 
 
 @contextmanager
-def running(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A `burnish` command until it is told to end, which it must obey cleanly."""
-    process = subprocess.Popen([*BURNISH, *arguments], env=environment)
+def running(
+    environment: dict[str, str], *arguments: str, before_it: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A `burnish` command, with `before_it` before it, until it is told to end, which it must obey cleanly."""
+    process = subprocess.Popen([*before_it, *BURNISH, *arguments], env=environment)
     try:
         yield process
         process.terminate()
@@ -43,10 +45,10 @@ def until(done: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.2)
 
 
-def is_ready(port: int) -> bool:
+def is_ready(port: int, host: str = "127.0.0.1") -> bool:
     """Whether an API process serves, its database, broker and store included."""
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+        return httpx.get(f"http://{host}:{port}/readyz", trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -44,8 +44,9 @@ class Host:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """What is put before a command that is to run there."""
-        return ("ip", "netns", "exec", self.name)
+        """What is put before a command that is to run there, on a machine of that name."""
+        named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
+        return ("ip", "netns", "exec", self.name, *named)
 
     def cut(self) -> None:
         """Nothing gets through any more, and nobody is told."""

@@ -1,0 +1,99 @@
+"""An installation whose parts meet over a network: PostgreSQL, Redis, a bucket and the API at one address, workers on hosts."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+
+from app.client import Client
+from tests.e2e.test_production import BURNISH, is_ready, running, until
+from tests.e2e.wires import Host
+from tests.services import free_port, running_postgres, running_redis, running_s3
+
+BUCKET = "burnish"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "a secret of the tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass
+class Installation:
+    """A client of its API, what its processes are started with, and a folder for what is theirs alone."""
+
+    client: Client
+    environment: dict[str, str]
+    folder: Path
+    database_url: str
+    stack: ExitStack = field(repr=False)
+
+    def own(self, name: str) -> dict[str, str]:
+        """Settings of a process on a machine of that name, which shares no files with the others."""
+        folder = self.folder / name
+        return {
+            "DATA_DIR": str(folder / "data"),
+            "STORAGE_CACHE_DIR": str(folder / "cache"),
+            "SCRATCH_DIR": str(folder / "scratch"),
+        }
+
+    def at(self, name: str, **settings: str) -> dict[str, str]:
+        """All variables of such a process."""
+        return {**self.environment, **variables(**self.own(name), **settings)}
+
+    def worker(self, host: Host, *arguments: str, **settings: str) -> None:
+        """Start a worker on a host, which ends with the installation."""
+        own = self.at(host.name, **settings)
+        self.stack.enter_context(running(own, "worker", *arguments, before_it=host.inside))
+
+
+def variables(**settings: str) -> dict[str, str]:
+    """The environment variables of settings."""
+    return {f"BURNISH_{name}": value for name, value in settings.items()}
+
+
+@contextmanager
+def installed(address: str, folder: Path, **settings: str) -> Iterator[Installation]:
+    """All of it but workers for jobs; one that inspects is there."""
+    with ExitStack() as stack:
+        short = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bpg"))
+        )  # for PostgreSQL's socket
+        storage = stack.enter_context(running_s3(address))
+        database_url = stack.enter_context(running_postgres(short, address))
+        environment = {
+            **os.environ,
+            **CREDENTIALS,
+            "BURNISH_DATABASE_URL": database_url,
+            "BURNISH_REDIS_URL": stack.enter_context(running_redis(host=address)),
+            "BURNISH_STORAGE_URL": f"s3://{BUCKET}/shared",
+            "BURNISH_S3_ENDPOINT": storage,
+            "BURNISH_S3_REGION": "us-east-1",
+            **variables(**settings),
+        }
+        boto3.client(
+            "s3", endpoint_url=storage, region_name="us-east-1",
+            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        ).create_bucket(Bucket=BUCKET)  # fmt: skip
+        made = Installation(None, environment, folder, database_url, stack)  # type: ignore[arg-type]
+        own = made.at("api")
+        subprocess.run([*BURNISH, "migrate"], env=own, check=True, timeout=60)
+        created = subprocess.run(
+            [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
+            env=own, check=True, timeout=60, capture_output=True,
+        )  # fmt: skip
+        port = free_port()
+        stack.enter_context(running(own, "serve", "--host", address, "--port", str(port)))
+        stack.enter_context(running(own, "worker", "--queues", "inspect"))
+        secret = json.loads(created.stdout)["secret"]
+        made.client = stack.enter_context(Client(f"http://{address}:{port}", secret, patience_seconds=60))
+        until(lambda: is_ready(port, address))
+        until(lambda: made.client.workers() != [])
+        yield made
