@@ -22,7 +22,7 @@ COMMAND = "make lock"
 # in this order: what is resolved first binds the rest, so that a version is the same in every file
 LOCKS = {
     "dev": (
-        "worker,tensorrt-rtx,xla,demo,s3,tracing,dev",
+        "worker,tensorrt-rtx,xla,demo,s3,tracing,export,dev",
         "everything that `make` needs: worker, demo, tests, lint",
     ),
     "worker": ("worker,s3,tracing", "a worker on CPU, the API and the commands"),
