@@ -199,6 +199,7 @@ def test_each_structure_can_be_pruned(kind: str):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=150, **quietly)
 @given(drawn)
 def test_many_pruned_networks_stay_valid(network: tuple[list[str], int, float]):

@@ -121,7 +121,7 @@ def test_prunes_to_a_share_of_the_operations(
 def test_what_data_say_is_worth_more_than_chance(small: nn.Module, prune: Run):
     """Of three seeds of chance not one leaves as much as the Taylor expansion, at the same operations."""
     data = digits()
-    told = {"target": "flops", "to": 0.8, "scope": "per-layer"}
+    told = {"target": "flops", "to": 0.3, "scope": "per-layer"}
     handle, _ = prune(small, data.train, importance="taylor", **told)
     chance = [
         accuracy(
@@ -130,7 +130,7 @@ def test_what_data_say_is_worth_more_than_chance(small: nn.Module, prune: Run):
         for seed in range(3)
     ]
 
-    assert accuracy(opened(handle).module, data.held) > np.mean(chance) + 0.05
+    assert accuracy(opened(handle).module, data.held) > max(chance) + 0.05
 
 
 def test_training_wins_back_what_pruning_cost(small: nn.Module, prune: Run):
