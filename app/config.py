@@ -253,6 +253,12 @@ class Settings(BaseSettings):
         description="How long a job times its engines, in seconds, launches and warm-ups not counted. More gives tighter "
         "intervals, most so on a busy machine.",
     )
+    measure_launches: int = Field(
+        5,
+        ge=2,
+        le=100,
+        description="How often a job starts each of its engines anew to time it. More gives tighter intervals where starts differ.",
+    )
     checkpoint_seconds: float = Field(
         300.0,
         gt=0,

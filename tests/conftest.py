@@ -27,7 +27,9 @@ from tests.turns import side_by_side, turn
 
 os.environ["BURNISH_RUNTIMES"] = "onnxruntime-cpu"  # trying all of them when a worker starts takes long
 os.environ["OMP_WAIT_POLICY"] = "passive"  # tests run side by side: none shall spin while it waits
-os.environ["BURNISH_MEASURE_SECONDS"] = "1"  # what the tests start is not asked how fast it is
+# what the tests start is not asked how fast it is
+os.environ["BURNISH_MEASURE_SECONDS"] = "1"
+os.environ["BURNISH_MEASURE_LAUNCHES"] = "2"
 
 
 def pytest_xdist_auto_num_workers() -> int:

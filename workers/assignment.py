@@ -86,6 +86,7 @@ class JobAssignment(BaseModel):
     data: str | None = None  # the dataset that engines are run on, where the request names one
     advice: dict[str, Any] | None = None  # that the job follows, as `find_advice` gives it
     measure_seconds: float
+    measure_launches: int
     checkpoint_seconds: float = 300.0
     memory_bytes: int = 0  # most resident memory of the attempt; 0: not told
     gathers: bool = False  # whether its passes may take other workers to train with

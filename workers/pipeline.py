@@ -239,6 +239,7 @@ def measure_alone(
                 scratch=attempt.assignment.scratch / "measure",
                 read_by_passes=calibration_samples(attempt),
                 seconds=attempt.assignment.measure_seconds,
+                launches=attempt.assignment.measure_launches,
                 reference=reference,
             ),
         )

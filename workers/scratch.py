@@ -98,6 +98,7 @@ def describe(session: Session, job: Job, scratch: Path) -> JobAssignment:
         data=request.get("data"),
         advice=_advice(session, job),
         measure_seconds=get_settings().measure_seconds,
+        measure_launches=get_settings().measure_launches,
         checkpoint_seconds=get_settings().checkpoint_seconds,
         memory_bytes=memory_limit_bytes(get_settings().child_memory_bytes),
         measuring_queue=measuring_queue(session, target, job.queue, allow_unmeasured=bool(allowed)),

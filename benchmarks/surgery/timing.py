@@ -36,7 +36,7 @@ def on_target(place: Room, model: ModelHandle, shape: list[int], runtime: str) -
     )  # fmt: skip
     assignment = JobAssignment(
         job_id="job", attempt=1, scratch=place.new(), subject=subject, recipe={"passes": []}, evaluation=None, budget=None,
-        target={"runtime": runtime, "params": PARAMS}, options={}, measure_seconds=MEASURE_SECONDS, datasets={},
+        target={"runtime": runtime, "params": PARAMS}, options={}, measure_seconds=MEASURE_SECONDS, measure_launches=5, datasets={},
     )  # fmt: skip
     supervisor = Unshared()
     attempt = Attempt(assignment, supervisor, Steps(supervisor, assignment.scratch))

@@ -19,7 +19,7 @@ def assignment(folder: Path, taken: str, held: str) -> JobAssignment:
     )  # fmt: skip
     return JobAssignment(
         job_id="job_1", attempt=1, scratch=folder, subject=subject, recipe={}, target={}, evaluation=None, budget=None,
-        options={}, measure_seconds=1.0,
+        options={}, measure_seconds=1.0, measure_launches=5,
         datasets={"dat_1": DatasetFiles(id="dat_1", digest="1" * 64, root=folder, format="npz", name="shots")},
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ def attempt(tmp_path: Path) -> Attempt:
     )  # fmt: skip
     assignment = JobAssignment(
         job_id="job_1", attempt=1, scratch=tmp_path, subject=subject, recipe={"passes": []}, evaluation=None, budget=None,
-        target={"runtime": "onnxruntime-cpu", "params": {"threads": 1}}, options={}, measure_seconds=4.0, datasets={},
+        target={"runtime": "onnxruntime-cpu", "params": {"threads": 1}}, options={}, measure_seconds=4.0, measure_launches=5, datasets={},
     )  # fmt: skip
     supervisor: Any = Alone()
     return Attempt(assignment, supervisor, Steps(supervisor, tmp_path))

@@ -17,7 +17,7 @@ from workers.measure.accuracy import Accuracy
 from workers.measure.environment import load_average, machine
 from workers.measure.feeds_file import choose_feeds, save_feeds
 from workers.measure.fidelity import Fidelity
-from workers.measure.latency import EngineUnderTest, compare_latency
+from workers.measure.latency import LAUNCHES, EngineUnderTest, compare_latency
 from workers.measure.overlap import overlap_warning
 from workers.measure.rows import measurement_rows
 from workers.measure.side_by_side import run_side_by_side
@@ -58,12 +58,13 @@ def measure(
     scratch: Path,
     read_by_passes: Sequence[Samples] = (),
     seconds: float,
+    launches: int = LAUNCHES,
     reference: EngineUnderTest | None = None,
 ) -> dict[str, Any]:
     """Compare two engines in outputs, accuracy, speed and memory; nobody else may measure on the device meanwhile.
 
     `samples` are what both run on; `evaluation` is {metric, output} of the job, `budget` {max_drop}; `read_by_passes` is
-    the data that passes read; `seconds` is for `compare_latency`.
+    the data that passes read; `seconds` and `launches` are for `compare_latency`.
 
     `reference` is the model in its source framework, timed beside the others, its outputs not compared.
 
@@ -90,6 +91,7 @@ def measure(
         scratch,
         batch=compared.batch,
         seconds=seconds,
+        launches=launches,
         seed=seed,
         report=report,
         reference=reference,

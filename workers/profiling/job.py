@@ -105,6 +105,7 @@ def look(attempt: "Attempt", settings: ProfileSettings) -> Looked:
                 folder / "feeds.npz",
                 folder / "latency",
                 batch=batch,
+                launches=attempt.assignment.measure_launches,
                 seconds=LATENCY_SHARE * attempt.assignment.measure_seconds,
                 seed=attempt.assignment.seed,
                 report=attempt.report("measuring"),

@@ -45,7 +45,7 @@ def assignment(**given: Any) -> JobAssignment:
     asked: dict[str, Any] = {
         "job_id": "job_1", "attempt": 1, "scratch": Path("/"), "subject": subject, "datasets": {}, "recipe": RECIPE,
         "target": {"runtime": "onnxruntime-cpu", "params": {"threads": 2}}, "evaluation": None, "budget": None,
-        "options": {"seed": 0}, "measure_seconds": 1.0,
+        "options": {"seed": 0}, "measure_seconds": 1.0, "measure_launches": 5,
     }  # fmt: skip
     return JobAssignment(**{**asked, **given})
 
