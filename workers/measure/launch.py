@@ -92,6 +92,7 @@ class Launch:
     def load(self) -> dict[str, Any]:
         """Load the engine; from here on the peak of memory counts. Imports are done, the engine's files are cached."""
         from workers import gpu
+        from workers.measure.feeds_file import in_precision_of
         from workers.measure.memory import reset_peak, resident_bytes
         from workers.runtimes.base import Concurrent
 
@@ -105,10 +106,12 @@ class Launch:
         load_ms = (time.perf_counter() - started) * 1000
         gc.collect()
         gc.freeze()
+        resident = resident_bytes()
+        self._feeds = in_precision_of(self._engine.inputs, self._feeds)
         return {
             "load_ms": load_ms,
             "resident_before_bytes": before,
-            "resident_loaded_bytes": resident_bytes(),
+            "resident_loaded_bytes": resident,
             "requests": self._engine.requests if isinstance(self._engine, Concurrent) else 1,
         }
 

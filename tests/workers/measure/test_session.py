@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.catalog.pass_params.precision import ToFp16Params
 from app.errors import InvalidParams, SignatureMismatch
 from app.measurements.compare import Interval, speed_verdict
 from tests.workers.engines.networks import ArraySamples
 from tests.workers.measure.engines import built, products
+from workers.context import PassContext
 from workers.finish import ResultSaid
 from workers.measure.latency import EngineUnderTest
 from workers.measure.session import measure
+from workers.passes import registry
 
 WIDTH = 64
 SAMPLES = 120
@@ -147,3 +150,13 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_timed(engines, tmp
     with pytest.raises(SignatureMismatch) as refusal:
         session(engines, ArraySamples({"z": np.zeros((3, WIDTH), np.float32)}), tmp_path)
     assert refusal.value.param == "x"
+
+
+def test_an_engine_whose_inputs_became_narrower_is_timed_too(engines, samples, tmp_path: Path):
+    context = PassContext(out=tmp_path / "half")
+    context.out.mkdir()
+    model = products(tmp_path / "model", WIDTH, 3)
+    half = registry.get("to-fp16")(model, ToFp16Params(keep_io_types=False), context)
+    both = (engines[0], built(half, tmp_path / "engine"))
+    found = session(both, samples, tmp_path / "scratch", seconds=0.2, launches=2)
+    assert found["optimized"]["latency"]["launches"] == 2
