@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from app.db import after_commit, db_now, transaction
 from app.events import service as events
 from app.jobs import fairness
+from app.jobs.seats import vacate
 from app.jobs.status import FINISHED, JobStatus, check, finished
 from app.jobs.tables import Consumption, Job, JobStep
 from app.webhooks import outbox
@@ -76,6 +77,7 @@ def end(
             (job.finished_at - job.handed_over_at).total_seconds() if job.handed_over_at is not None else 0.0
         )
         seconds = (job.finished_at - job.started_at).total_seconds() - job.waited_seconds - waiting
+        seconds += job.nodes_seconds + vacate(session, job.id)
         session.add(
             Consumption(
                 job_id=job.id, project_id=job.project_id, seconds=seconds, finished_at=job.finished_at

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.catalog.pass_params.training import trains_by_horovod
 from app.db import db_now
 from app.jobs import lease
+from app.jobs.seats import vacate
 from app.jobs.status import JobStatus
 from app.jobs.tables import Gang, GangSeat, Job
 from app.queue import send_job
@@ -253,10 +254,11 @@ def problems(session: Session, job_id: str) -> tuple[list[dict[str, Any]], bool]
 
 
 def close(session: Session, job_id: str) -> None:
-    """Let everybody go."""
-    for table in (GangSeat, Gang):
+    """Let everybody go, and count their time to the job's."""
+    if seconds := vacate(session, job_id):
         session.execute(
-            delete(table).where(table.job_id == job_id), execution_options={"synchronize_session": False}
+            update(Job).where(Job.id == job_id).values(nodes_seconds=Job.nodes_seconds + seconds),
+            execution_options={"synchronize_session": False},
         )
 
 

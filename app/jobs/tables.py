@@ -68,6 +68,7 @@ class Job(Base):
     handed_over_at: Mapped[datetime | None]  # while it waits for a worker that goes on with it
     # in queues, between a worker that handed it over and the next
     waited_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    nodes_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")  # of workers that helped
 
     not_before: Mapped[datetime | None]  # until then it is not claimed again: it waits for nodes
     gathered: Mapped[int] = mapped_column(default=0, server_default="0")  # how often in vain, in a row
@@ -122,7 +123,7 @@ class StepResult(Base):
 
 
 class Consumption(Base):
-    """How long a job ran: kept when the job itself is deleted, so that it can be paid for."""
+    """How long a job ran, workers that helped with it included: kept when the job itself is deleted, so that it can be paid for."""
 
     __tablename__ = "consumption"
     __table_args__ = (Index("ix_consumption_project_id_finished_at", "project_id", "finished_at"),)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.config import Settings, get_settings
 from app.db import transaction
 from app.jobs import gang, lease
 from app.jobs.fairness import next_in_line
-from app.jobs.tables import Gang, GangSeat, Job
+from app.jobs.status import JobStatus
+from app.jobs.tables import Consumption, Gang, GangSeat, Job
 from tests.workers.conftest import add_job, add_model, problem_code, read_job, rows
 
 QUEUE = "runtime.onnxruntime-cpu"
@@ -188,3 +189,38 @@ def test_a_later_attempt_takes_the_gangs_place(waiting: Callable[..., Job]) -> N
         gang.close_of(session, job.id, first.attempt)
     (now,) = rows(Gang)
     assert (now.attempt, [seat.worker_id for seat in rows(GangSeat)]) == (second.attempt, ["wrk_c"])
+
+
+def test_the_time_of_all_nodes_is_paid_for(waiting: Callable[..., Job]) -> None:
+    job = gather(waiting(), "wrk_a", wanted=3)
+    join(job, "wrk_b")
+    join(job, "wrk_c", address="third:3")
+    begin(job, 3)
+    now = datetime.now(UTC)
+    with transaction() as session:
+        session.execute(
+            update(GangSeat).values(joined_at=now - timedelta(hours=1), lease_expires_at=now + timedelta(1))
+        )
+        session.execute(
+            update(GangSeat).where(GangSeat.node == 2).values(left_at=now - timedelta(minutes=30))
+        )
+        gang.close(session, job.id)
+    with transaction() as session:
+        assert lease.finish(session, job.id, job.attempt, JobStatus.SUCCEEDED, {})
+        session.flush()
+        seconds = session.scalars(select(Consumption.seconds)).one()
+    assert seconds == pytest.approx(1.5 * 3600, abs=30)
+
+
+def test_nodes_that_nobody_let_go_count_until_they_were_last_heard_of(waiting: Callable[..., Job]) -> None:
+    job = gather(waiting(), "wrk_a")
+    join(job, "wrk_b")
+    begin(job, 2)
+    now = datetime.now(UTC)
+    silent = {"joined_at": now - timedelta(hours=2), "lease_expires_at": now - timedelta(hours=1)}
+    with transaction() as session:
+        session.execute(update(GangSeat).values(**silent))
+        assert lease.finish(session, job.id, job.attempt, JobStatus.SUCCEEDED, {})
+        session.flush()
+        assert session.scalars(select(Consumption.seconds)).one() == pytest.approx(3600, abs=30)
+        assert session.scalars(select(GangSeat.worker_id)).all() == []
