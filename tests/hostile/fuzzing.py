@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from tests.hostile.plain import real, zip_of
+from tests.hostile.plain import npz_of, real, zip_of
 from tests.hostile.tars import member, tar
 from tests.workers.formats.uploads import external, linear
 
@@ -40,10 +40,7 @@ _DEEPEST = 12
 def seeds() -> dict[str, tuple[str, bytes]]:
     """Real files to start from: (subject, bytes) by name."""
     rows = np.random.default_rng(0).random((8, 3), np.float32)
-    out = io.BytesIO()
-    np.savez_compressed(out, x=rows, labels=np.arange(8), text=np.array(["a"] * 8))
-    plain = io.BytesIO()
-    np.savez(plain, x=rows, z=rows.astype(np.float16))
+    texts = np.array(["a"] * 8)
     apart = linear(external("w", [4, 3], location="w.bin")).SerializeToString()
     weights = {"model.onnx": apart, "w.bin": np.ones((4, 3), np.float32).tobytes()}
     return {
@@ -52,8 +49,11 @@ def seeds() -> dict[str, tuple[str, bytes]]:
         "silero": ("model", real("silero")),
         "zip": ("model", zip_of(weights)),
         "tar": ("model", tar(*(member(name, data) for name, data in weights.items()))),
-        "npz-compressed": ("dataset", out.getvalue()),
-        "npz": ("dataset", plain.getvalue()),
+        "npz-compressed": (
+            "dataset",
+            npz_of(zipfile.ZIP_DEFLATED, x=rows, labels=np.arange(8), text=texts),
+        ),
+        "npz": ("dataset", npz_of(zipfile.ZIP_STORED, x=rows, z=rows.astype(np.float16))),
     }
 
 
@@ -102,16 +102,16 @@ def bytes_changed(data: bytes, random_: random.Random) -> bytes:
 
 def members_changed(data: bytes, random_: random.Random) -> bytes:
     """The files in a zip changed, its own structure sound."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as sink:
+    changed = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as source:
         for info in source.infolist():
             held = source.read(info)
             if info.filename == "model.onnx" and random_.random() < 0.7:
                 held = fields_changed(onnx.ModelProto.FromString(held), random_)
             elif random_.random() < 0.6:
                 held = bytes_changed(held, random_)
-            sink.writestr(info.filename, held)
-    return out.getvalue()
+            changed[info.filename] = held
+    return zip_of(changed)
 
 
 def fields_changed(model: onnx.ModelProto, random_: random.Random) -> bytes:

@@ -34,12 +34,23 @@ def real(name: str) -> bytes:
     return REAL[name].read_bytes()
 
 
-def zip_of(members: dict[str, bytes]) -> bytes:
+def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """The same bytes at any time: members have no time of their own."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
     return out.getvalue()
+
+
+def npz_of(compression: int, **arrays: np.ndarray) -> bytes:
+    """As `numpy.savez` and `numpy.savez_compressed` write them, but for their time."""
+    members = {}
+    for name, array in arrays.items():
+        out = io.BytesIO()
+        np.save(out, array)
+        members[f"{name}.npy"] = out.getvalue()
+    return zip_of(members, compression)
 
 
 def cut(name: str, share: float) -> Callable[[], bytes]:
