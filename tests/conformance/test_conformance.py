@@ -7,7 +7,7 @@ from tests.conformance.known import DEVIATIONS, RUNTIMES
 from tests.conformance.running import Judged, judged
 from tests.conformance.table import names_in
 
-EVERY = 40  # of the generated cases, in `make test`
+EVERY = 60  # of the generated cases, in `make test`
 CODES = {"invalid_model", "unsupported_operator", "signature_mismatch", "unsupported_format"}
 
 

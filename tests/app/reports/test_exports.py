@@ -38,7 +38,7 @@ def test_numbers_of_a_profile() -> None:
 
 
 @needs("tensorboard")
-@pytest.mark.filterwarnings("default")  # of others' libraries
+@pytest.mark.filterwarnings("ignore")  # of others' libraries
 @pytest.mark.parametrize("make", [optimized, profiled], ids=["optimize", "profile"])
 def test_tensorboard_reads_what_was_written(make: Callable[[], Report], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -67,7 +67,7 @@ def test_tensorboard_reads_what_was_written(make: Callable[[], Report], tmp_path
 
 
 @needs("mlflow")
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 

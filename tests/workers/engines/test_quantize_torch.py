@@ -142,10 +142,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelHandle]
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode", "compute"),
     [
-        pytest.param("cnn", "int8-static", {"fp32": 1, "int8": 3}, marks=pytest.mark.slow),
+        ("cnn", "int8-static", {"fp32": 1, "int8": 3}),
         ("mlp", "int8-dynamic", {"int8-dynamic": 3}),
     ],
 )
