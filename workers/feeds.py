@@ -7,7 +7,7 @@ Types: what casts without loss, does. Between floats the dataset's precision bec
 and floats too large for a narrower type are refused where they occur.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +135,15 @@ def paired_plans(
         )
     size = next(iter(sizes), None)
     return replace(plans[0], fixed_batch=size), replace(plans[1], fixed_batch=size)
+
+
+def in_precision_of(inputs: Sequence[Mapping[str, Any]], feeds: Feeds) -> Feeds:
+    """The same feeds for an engine whose floating-point `inputs` [{name, dtype}] are narrower or wider, as after `to-fp16`."""
+    floats = {one["name"]: np.dtype(one["dtype"]) for one in inputs if one["dtype"].startswith("float")}
+    return {
+        name: array.astype(floats[name], copy=False) if array.dtype.kind == "f" and name in floats else array
+        for name, array in feeds.items()
+    }
 
 
 def _plan_input(entry: Mapping[str, Any], samples: Mapping[str, tuple[str, tuple[int, ...]]]) -> InputPlan:

@@ -147,8 +147,9 @@ def test_a_broken_budget_fails_and_keeps_the_engine(service: Service, uploaded: 
 def test_jobs_chain(service: Service, uploaded: tuple[str, str, str]) -> None:
     simplified = service.optimize(uploaded[0], [{"pass": "simplify"}])
     artifact = simplified["result"]["artifacts"]["model"]
-    halved = service.optimize(artifact, [{"pass": "to-fp16"}])
+    halved = service.optimize(artifact, [{"pass": "to-fp16", "params": {"keep_io_types": False}}])
     assert halved["status"] == "succeeded", halved["problem"]
+    assert run_alone(service.bundle(halved))["ok"]
     assert halved["subject"] == artifact
     model = service.client.show("artifacts", halved["result"]["artifacts"]["model"])
     assert model["size_bytes"] < 0.75 * halved["result"]["baseline"]["size_bytes"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from workers.context import Feeds, Samples
-from workers.feeds import plan_feeds
+from workers.feeds import in_precision_of, plan_feeds
 from workers.runtimes.base import LoadedEngine
 
 FILE = "samples.npz"
@@ -59,7 +59,7 @@ def write_samples(
     The tolerance of an output is the larger of `least_tolerance` of its largest value and the engine's own error
     against the original on these inputs: another machine may round differently, by no more than the optimization did.
     """
-    outputs, original = engine.run(feeds), baseline.run(feeds)
+    outputs, original = engine.run(feeds), baseline.run(in_precision_of(baseline.inputs, feeds))
     arrays = {f"input:{name}": value for name, value in feeds.items()}
     promises = {}
     for name, value in outputs.items():

@@ -1,9 +1,8 @@
 """The inputs that engines are timed on, as a file between processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -51,20 +50,6 @@ def load_feeds(path: Path) -> list[Feeds]:
             {name: _fed(stored[f"{run}_{position}"]) for position, name in enumerate(names)}
             for run in range(runs)
         ]
-
-
-def in_precision_of(inputs: Sequence[Mapping[str, Any]], feeds: Sequence[Feeds]) -> list[Feeds]:
-    """The same feeds for an engine whose floating-point `inputs` [{name, dtype}] are narrower or wider, as after `to-fp16`."""
-    floats = {one["name"]: np.dtype(one["dtype"]) for one in inputs if one["dtype"].startswith("float")}
-    return [
-        {
-            name: array.astype(floats[name], copy=False)
-            if array.dtype.kind == "f" and name in floats
-            else array
-            for name, array in one.items()
-        }
-        for one in feeds
-    ]
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ class Launch:
     def load(self) -> dict[str, Any]:
         """Load the engine; from here on the peak of memory counts. Imports are done, the engine's files are cached."""
         from workers import gpu
-        from workers.measure.feeds_file import in_precision_of
+        from workers.feeds import in_precision_of
         from workers.measure.memory import reset_peak, resident_bytes
         from workers.runtimes.base import Concurrent
 
@@ -107,7 +107,7 @@ class Launch:
         gc.collect()
         gc.freeze()
         resident = resident_bytes()
-        self._feeds = in_precision_of(self._engine.inputs, self._feeds)
+        self._feeds = [in_precision_of(self._engine.inputs, one) for one in self._feeds]
         return {
             "load_ms": load_ms,
             "resident_before_bytes": before,
