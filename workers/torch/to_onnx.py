@@ -19,6 +19,7 @@ from workers.onnx_files import graphs, save_onnx
 from workers.torch.noise import quiet
 from workers.torch.place import place_of
 from workers.torch.recurrent import recurrent_whole
+from workers.torch.strides import plain_strides
 
 STAGE = "converting"
 _NODE = re.compile(
@@ -63,7 +64,7 @@ def _export(
     program: ExportedProgram, inputs: list[str], outputs: list[str], keep_batch_norms: bool
 ) -> onnx.ModelProto:
     try:
-        with _quiet(), recurrent_whole():
+        with _quiet(), recurrent_whole(), plain_strides(program):
             exported: Any = torch.onnx.export(
                 program,
                 (),

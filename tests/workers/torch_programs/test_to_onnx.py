@@ -146,3 +146,32 @@ def _sqnr(expected: np.ndarray, given: np.ndarray) -> float:
     return (
         float("inf") if noise == 0 else float(10 * np.log10((expected.astype("float64") ** 2).sum() / noise))
     )
+
+
+class OneChannel(nn.Module):
+    """Tokens of one channel become an image: its axis of size 1 has the stride of channels that lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mixed, self.head = nn.Linear(1, 1), nn.Linear(72, 5)
+        self.convolutions = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, padding=1, groups=2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.mixed(x.flatten(2).transpose(1, 2))
+        return self.head(self.convolutions(tokens.transpose(1, 2).reshape(-1, 1, 6, 6)).flatten(1))
+
+
+def test_one_channel_that_was_transposed(tmp_path: Path):
+    inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 6, 6]}]
+    model = TorchModel(
+        OneChannel().eval(), inputs, [{"name": "y", "dtype": "float32", "shape": ["batch", 5]}]
+    )
+    program = export(model)
+    before = str(program.graph)
+    handle = program_to_onnx(program, model.inputs, model.outputs, tmp_path)
+    assert str(program.graph) == before, "the program is left as it was"
+    x = torch.randn(3, 1, 6, 6)
+    (found,) = onnxruntime.InferenceSession(str(handle.path)).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found, model.module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert "Identity" not in {node.op_type for node in onnx.load(str(handle.path)).graph.node}
