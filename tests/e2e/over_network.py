@@ -24,7 +24,18 @@ CREDENTIALS = {
 }
 
 
-@dataclass
+def variables(**settings: str) -> dict[str, str]:
+    """The environment variables of settings."""
+    return {f"BURNISH_{name}": value for name, value in settings.items()}
+
+
+def folders(below: Path) -> dict[str, str]:
+    """Settings of a process on a machine that shares no files with the others."""
+    names = {"DATA_DIR": "data", "STORAGE_CACHE_DIR": "cache", "SCRATCH_DIR": "scratch"}
+    return {setting: str(below / name) for setting, name in names.items()}
+
+
+@dataclass(frozen=True)
 class Installation:
     """A client of its API, what its processes are started with, and a folder for what is theirs alone."""
 
@@ -35,13 +46,8 @@ class Installation:
     stack: ExitStack = field(repr=False)
 
     def own(self, name: str) -> dict[str, str]:
-        """Settings of a process on a machine of that name, which shares no files with the others."""
-        folder = self.folder / name
-        return {
-            "DATA_DIR": str(folder / "data"),
-            "STORAGE_CACHE_DIR": str(folder / "cache"),
-            "SCRATCH_DIR": str(folder / "scratch"),
-        }
+        """Settings of a process on a machine of that name."""
+        return folders(self.folder / name)
 
     def at(self, name: str, **settings: str) -> dict[str, str]:
         """All variables of such a process."""
@@ -53,18 +59,11 @@ class Installation:
         self.stack.enter_context(running(own, "worker", *arguments, before_it=host.inside))
 
 
-def variables(**settings: str) -> dict[str, str]:
-    """The environment variables of settings."""
-    return {f"BURNISH_{name}": value for name, value in settings.items()}
-
-
 @contextmanager
 def installed(address: str, folder: Path, **settings: str) -> Iterator[Installation]:
     """All of it but workers for jobs; one that inspects is there."""
     with ExitStack() as stack:
-        short = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="bpg"))
-        )  # for PostgreSQL's socket
+        short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bpg")))
         storage = stack.enter_context(running_s3(address))
         database_url = stack.enter_context(running_postgres(short, address))
         environment = {
@@ -82,8 +81,7 @@ def installed(address: str, folder: Path, **settings: str) -> Iterator[Installat
             aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         ).create_bucket(Bucket=BUCKET)  # fmt: skip
-        made = Installation(None, environment, folder, database_url, stack)  # type: ignore[arg-type]
-        own = made.at("api")
+        own = {**environment, **variables(**folders(folder / "api"))}
         subprocess.run([*BURNISH, "migrate"], env=own, check=True, timeout=60)
         created = subprocess.run(
             [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
@@ -93,7 +91,7 @@ def installed(address: str, folder: Path, **settings: str) -> Iterator[Installat
         stack.enter_context(running(own, "serve", "--host", address, "--port", str(port)))
         stack.enter_context(running(own, "worker", "--queues", "inspect"))
         secret = json.loads(created.stdout)["secret"]
-        made.client = stack.enter_context(Client(f"http://{address}:{port}", secret, patience_seconds=60))
+        client = stack.enter_context(Client(f"http://{address}:{port}", secret, patience_seconds=60))
         until(lambda: is_ready(port, address))
-        until(lambda: made.client.workers() != [])
-        yield made
+        until(lambda: client.workers() != [])
+        yield Installation(client, environment, folder, database_url, stack)
