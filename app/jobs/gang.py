@@ -132,7 +132,7 @@ def join(
     rung: str,
     worker_id: str,
     lease_seconds: float,
-    able: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    able: Callable[[Mapping[str, Any]], bool],
 ) -> Place | None:
     """Take a place in the gang that gathers in the queue of the job that was rung for; None where there is none to take.
 

@@ -11,7 +11,7 @@ from app.jobs.tables import Gang, GangSeat
 
 def vacate(session: Session, job_id: str) -> float:
     """Let everybody go: the seconds of all who came to help, each until it left, or was to be heard of again."""
-    if session.get(Gang, job_id) is None:
+    if session.scalar(select(Gang.job_id).where(Gang.job_id == job_id)) is None:
         return 0.0
     now = session.scalars(select(db_now())).one()
     seats = session.execute(

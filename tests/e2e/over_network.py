@@ -1,8 +1,6 @@
 """An installation whose parts meet over a network: PostgreSQL, Redis, a bucket and the API at one address, workers on hosts."""
 
-import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 import boto3
 
 from app.client import Client
-from tests.e2e.test_production import BURNISH, is_ready, running, until
+from tests.e2e.test_production import first_key, is_ready, running, until
 from tests.e2e.wires import Host
 from tests.services import free_port, running_postgres, running_redis, running_s3
 
@@ -82,16 +80,11 @@ def installed(address: str, folder: Path, **settings: str) -> Iterator[Installat
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         ).create_bucket(Bucket=BUCKET)  # fmt: skip
         own = {**environment, **variables(**folders(folder / "api"))}
-        subprocess.run([*BURNISH, "migrate"], env=own, check=True, timeout=60)
-        created = subprocess.run(
-            [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
-            env=own, check=True, timeout=60, capture_output=True,
-        )  # fmt: skip
+        key = first_key(own)
         port = free_port()
         stack.enter_context(running(own, "serve", "--host", address, "--port", str(port)))
         stack.enter_context(running(own, "worker", "--queues", "inspect"))
-        secret = json.loads(created.stdout)["secret"]
-        client = stack.enter_context(Client(f"http://{address}:{port}", secret, patience_seconds=60))
+        client = stack.enter_context(Client(f"http://{address}:{port}", key, patience_seconds=60))
         until(lambda: is_ready(port, address))
         until(lambda: client.workers() != [])
         yield Installation(client, environment, folder, database_url, stack)

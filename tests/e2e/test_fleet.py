@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.client import Client
 from tests.e2e.service import Service
-from tests.e2e.test_production import BURNISH, environment, is_ready, running, until
+from tests.e2e.test_production import BURNISH, environment, first_key, is_ready, running, until
 from tests.services import free_port
 from workers.gpu import gpus
 
@@ -30,18 +30,12 @@ BUILDING, MEASURING = "runtime.tensorrt-rtx", "runtime.tensorrt-rtx.sm89"
 def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Service]:
     """An installation with an API and one worker, which looks at uploads and builds."""
     environment["BURNISH_RUNTIMES"] = "tensorrt-rtx"
-    subprocess.run([*BURNISH, "migrate"], env=environment, check=True, timeout=60)
-    made = subprocess.run(
-        [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
-        env=environment, check=True, timeout=60, capture_output=True,
-    )  # fmt: skip
+    key = first_key(environment)
     port = free_port()
     with ExitStack() as stack:
         stack.enter_context(running(environment, "serve", "--port", str(port)))
         stack.enter_context(running(environment, "worker"))
-        client = stack.enter_context(
-            Client(f"http://127.0.0.1:{port}", json.loads(made.stdout)["secret"], patience_seconds=60)
-        )
+        client = stack.enter_context(Client(f"http://127.0.0.1:{port}", key, patience_seconds=60))
         until(lambda: is_ready(port) and len(client.workers()) == 1)
         yield Service(client, tmp_path)
 

@@ -1,8 +1,6 @@
 """A job whose API and workers share nothing but a database, a broker and a bucket."""
 
-import json
 import os
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import httpx
 from app.client import Client
 from demo import digits
 from tests.e2e.service import Service, run_alone
-from tests.e2e.test_production import BURNISH, is_ready, running, until
+from tests.e2e.test_production import first_key, is_ready, running, until
 from tests.services import free_port
 
 
@@ -24,12 +22,8 @@ def test_a_job_over_a_bucket(s3: str, redis_url: str, tmp_path: Path) -> None:
     }
     api = {**shared, "BURNISH_DATA_DIR": str(tmp_path / "api")}
     worker = {**shared, "BURNISH_DATA_DIR": str(tmp_path / "worker")}
-    subprocess.run([*BURNISH, "migrate"], env=api, check=True, timeout=60)
-    made = subprocess.run(
-        [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
-        env=api, check=True, timeout=60, capture_output=True,
-    )  # fmt: skip
-    key, port = json.loads(made.stdout)["secret"], free_port()
+    key = first_key(api)
+    port = free_port()
     with ExitStack() as stack:
         stack.enter_context(running(api, "serve", "--port", str(port)))
         stack.enter_context(running(worker, "worker"))

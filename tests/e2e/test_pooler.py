@@ -1,6 +1,5 @@
 """PostgreSQL behind PgBouncer in transaction mode, where a connection is another's after each transaction."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from app.client import Client
 from demo import digits
 from tests.conftest import empty_postgres
 from tests.e2e.service import Service
-from tests.e2e.test_production import BURNISH, is_ready, running, until
+from tests.e2e.test_production import first_key, is_ready, running, until
 from tests.services import free_port
 
 pytestmark = [
@@ -74,12 +73,8 @@ def test_a_job_runs_where_no_connection_outlives_a_transaction(
             "BURNISH_DATABASE_POOLER": "true",
             "BURNISH_REDIS_URL": redis_url,
         }
-        subprocess.run([*BURNISH, "migrate"], env=environment, check=True, timeout=60)
-        made = subprocess.run(
-            [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
-            env=environment, check=True, timeout=60, capture_output=True,
-        )  # fmt: skip
-        key, port = json.loads(made.stdout)["secret"], free_port()
+        key = first_key(environment)
+        port = free_port()
         with running(environment, "serve", "--port", str(port)), running(environment, "worker"):
             until(lambda: is_ready(port))
             with Client(f"http://127.0.0.1:{port}", key, patience_seconds=60) as client:

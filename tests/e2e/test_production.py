@@ -53,6 +53,16 @@ def is_ready(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def first_key(environment: dict[str, str]) -> str:
+    """A key of an installation whose database is set up by this."""
+    subprocess.run([*BURNISH, "migrate"], env=environment, check=True, timeout=60)
+    made = subprocess.run(
+        [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
+        env=environment, check=True, timeout=60, capture_output=True,
+    )  # fmt: skip
+    return str(json.loads(made.stdout)["secret"])
+
+
 @pytest.fixture
 def environment(postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The variables of an installation whose database is empty."""
@@ -66,12 +76,7 @@ def environment(postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[d
 
 
 def test_jobs_are_shared_by_several_processes(environment: dict[str, str], tmp_path: Path) -> None:
-    subprocess.run([*BURNISH, "migrate"], env=environment, check=True, timeout=60)
-    made = subprocess.run(
-        [*BURNISH, "keys", "create", "--name", "test", "--scope", "write", "--json"],
-        env=environment, check=True, timeout=60, capture_output=True,
-    )  # fmt: skip
-    key = json.loads(made.stdout)["secret"]
+    key = first_key(environment)
     ports = [free_port(), free_port()]
     with ExitStack() as stack:
         for port in ports:

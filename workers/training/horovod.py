@@ -63,12 +63,12 @@ class Averaged(nn.Module):
     def __init__(self, step: nn.Module):
         super().__init__()
         self.step = step
-        self._parameters_of_step = [one for one in step.parameters() if one.requires_grad]
-        self._numbers = {id(one): number for number, one in enumerate(self._parameters_of_step)}
+        self._trained = [one for one in step.parameters() if one.requires_grad]
+        self._numbers = {id(one): number for number, one in enumerate(self._trained)}
         self._begun: dict[int, Any] = {}
         self._exchanging = True
         hvd.broadcast_parameters(dict([*step.named_parameters(), *step.named_buffers()]), root_rank=0)
-        for parameter in self._parameters_of_step:
+        for parameter in self._trained:
             parameter.register_post_accumulate_grad_hook(self._begin)  # type: ignore[no-untyped-call]
 
     def forward(self, *inputs: Any) -> Any:
@@ -92,15 +92,15 @@ class Averaged(nn.Module):
         self._average(self._numbers[id(parameter)])
 
     def _average(self, number: int) -> None:
-        gradient = self._parameters_of_step[number].grad
+        gradient = self._trained[number].grad
         self._begun[number] = hvd.allreduce_async_(gradient, name=f"gradient.{number}", op=hvd.Average)
 
     def _finish(self) -> None:
         """Wait for all gradients; where another process has one that this has not, this one adds nothing to the mean."""
-        own = torch.tensor([one.grad is not None for one in self._parameters_of_step], dtype=torch.int32)
+        own = torch.tensor([one.grad is not None for one in self._trained], dtype=torch.int32)
         for number, count in enumerate(summed(own).tolist()):
             if count and number not in self._begun:
-                parameter = self._parameters_of_step[number]
+                parameter = self._trained[number]
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 self._average(number)

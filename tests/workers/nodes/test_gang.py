@@ -46,7 +46,7 @@ def join(
 ) -> gang.Place | None:
     """Take a place; its relay listens at `address` from then on."""
     with transaction() as session:
-        place = gang.join(session, rung.id, worker, seconds)
+        place = gang.join(session, rung.id, worker, seconds, lambda _: True)
         if place is not None and address is not None:
             assert gang.listen(session, place, address)
     return place
