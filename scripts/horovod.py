@@ -10,6 +10,7 @@ It needs a C++ compiler and make, and takes some minutes.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +43,11 @@ def main(what: str, folder: Path, pip_args: list[str]) -> None:
 
 def build(out: Path, pip_args: list[str]) -> None:
     """Leave the wheel in `out`."""
+    for tool in (os.environ.get("CXX", "c++"), "make"):
+        if shutil.which(tool) is None:
+            raise SystemExit(
+                f"Horovod is compiled here, and there is no `{tool}`: install a C++ compiler and make"
+            )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tools = layered(folder / "tools")
